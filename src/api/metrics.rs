@@ -62,9 +62,6 @@ pub async fn metrics(
     _request: Request,
 ) -> Result<Response, Error> {
     let status = admin::status::summary(&api).await?;
-    let servers = api.federation.destinations().await?;
-    let failing = servers.iter().filter(|server| server.backoff.is_some());
-    let waiting: usize = servers.iter().map(|server| server.queued_events).sum();
     let outcomes = api.federation.client().answered().outcomes();
     let mut page = Page::default();
     page.metric("hearth_info", "gauge", "The version.");
@@ -105,16 +102,6 @@ pub async fn metrics(
         "What the database has, and what waits in it.",
     );
     page.samples("hearth_items", "", &status["counts"]);
-    page.metric("hearth_federation_servers", "gauge", "Other servers.");
-    for (state, count) in [("all", servers.len()), ("unreachable", failing.count())] {
-        page.sample("hearth_federation_servers", &[("state", &state)], &count);
-    }
-    page.metric(
-        "hearth_federation_queued_events",
-        "gauge",
-        "Events that wait for other servers.",
-    );
-    page.sample("hearth_federation_queued_events", &[], &waiting);
     page.metric(
         "hearth_federation_requests_total",
         "counter",

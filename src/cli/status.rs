@@ -29,6 +29,7 @@ const STATUS: &[Column] = &[
     text("Events", "/counts/events"),
     text("Pushers", "/counts/pushers"),
     text("Events that wait for others", "/counts/waiting_events"),
+    text("Servers in the rooms", "/counts/servers"),
     text("Servers that do not answer", "/counts/unreachable_servers"),
     text("Reports", "/counts/reports"),
 ];

@@ -35,10 +35,10 @@ pub(super) fn prompt(question: &str, default: &str) -> io::Result<String> {
     }
 }
 
-/// Asks for a confirmation. Without a terminal there is none.
-pub(super) fn confirm(question: &str) -> bool {
+/// Asks for a confirmation. Without a terminal there is none but the argument `instead`.
+pub(super) fn confirm(question: &str, instead: &str) -> bool {
     if !io::stdin().is_terminal() {
-        eprintln!("hearth: {question} Add --yes to do so.");
+        eprintln!("hearth: {question} Add {instead} to do so.");
         return false;
     }
     eprint!("{question} [y/N] ");

@@ -259,7 +259,7 @@ impl User {
             }
             Command::Deactivate(command) => {
                 let question = format!("{} can never be used again. Go on?", command.user);
-                if !command.yes && !terminal::confirm(&question) {
+                if !command.yes && !terminal::confirm(&question, "--yes") {
                     return ExitCode::FAILURE;
                 }
                 let request = json!({ "user": command.user, "erase": command.erase });

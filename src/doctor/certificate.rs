@@ -13,7 +13,7 @@ use crate::{
 };
 
 const CHECK: &str = "certificate";
-/// It should have been renewed long before.
+/// It should have been renewed long before. For certificates that are valid for days only, see [`remaining`].
 const ERROR_BEFORE: Duration = Duration::from_hours(3 * 24);
 const WARNING_BEFORE: Duration = Duration::from_hours(14 * 24);
 
@@ -50,7 +50,7 @@ impl Origin {
     }
 }
 
-/// `bears_worse` if others may not need this site.
+/// `origin` is that of the certificates that this server presents itself.
 pub(super) fn check(visits: &Visits, origin: Origin, now_ms: u64) -> Vec<Finding> {
     let site = &visits.site.authority;
     let findings = visits.certificates().map(|certificate| {
@@ -83,14 +83,20 @@ fn remaining(
     origin: Origin,
     now_ms: u64,
 ) -> Option<Problem> {
-    let left = Duration::from_millis(certificate.not_after_ms.saturating_sub(now_ms));
+    let until = certificate.not_after_ms;
+    let left = Duration::from_millis(until.saturating_sub(now_ms));
+    let lifetime = Duration::from_millis(until.saturating_sub(certificate.not_before_ms));
+    // Certificates are renewed with a third or half of their time left.
     let state = match left {
-        left if left < ERROR_BEFORE => State::Error,
-        left if left < WARNING_BEFORE => State::Warning,
+        left if left < ERROR_BEFORE.min(lifetime / 12) => State::Error,
+        left if left < WARNING_BEFORE.min(lifetime / 4) => State::Warning,
         _ => return None,
     };
-    let days = left.as_secs() / 86_400;
-    let problem = format!("The certificate of {site} ends in {days} days and was not renewed yet.");
+    let when = match left.as_secs() / 3600 {
+        hours if hours < 48 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
+    };
+    let problem = format!("The certificate of {site} ends in {when} and was not renewed yet.");
     Some((state, problem, origin.renewal().to_owned()))
 }
 
@@ -103,6 +109,15 @@ fn invalid(
 ) -> (String, String) {
     let site = &visits.site;
     let at = &site.authority;
+    // One of an authority is refused as such before anybody asks who has signed it, and most are: `openssl req
+    // -x509` makes them so.
+    if certificate.is_self_signed {
+        return (
+            format!("The certificate of {at} is self-signed, which other servers refuse."),
+            "Get one from an authority: with `acme`, or in the web server or proxy that presents it."
+                .to_owned(),
+        );
+    }
     let Error::InvalidCertificate(error) = error else {
         return (
             format!("The certificate of {at} is not accepted: {error}."),
@@ -134,11 +149,6 @@ fn invalid(
                 ),
             )
         }
-        CertificateError::UnknownIssuer if certificate.is_self_signed => (
-            format!("The certificate of {at} is self-signed, which other servers refuse."),
-            "Get one from an authority: with `acme`, or in the web server or proxy that presents it."
-                .to_owned(),
-        ),
         CertificateError::UnknownIssuer if certificate.chain_length == 1 => (
             format!(
                 "The certificate of {at} comes without the certificates between it and its authority."
@@ -180,3 +190,36 @@ fn date(ms: u64) -> String {
 
 /// The last year that has four digits.
 const MAX_DATE: Duration = Duration::from_hours(24 * 365 * 8000);
+
+#[cfg(test)]
+mod tests {
+    use super::{Origin, State, remaining};
+    use crate::federation::probe::PeerCertificate;
+
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+
+    #[test]
+    fn the_time_before_the_end_counts_by_the_lifetime() {
+        for (days, hours_left, state) in [
+            (90, 15 * 24, None),
+            (90, 13 * 24, Some(State::Warning)),
+            (90, 2 * 24, Some(State::Error)),
+            (6, 3 * 24, None),
+            (6, 30, Some(State::Warning)),
+            (6, 11, Some(State::Error)),
+        ] {
+            let certificate = PeerCertificate {
+                verdict: Ok(()),
+                chain_length: 2,
+                names: Vec::new(),
+                is_self_signed: false,
+                not_before_ms: 0,
+                not_after_ms: days * 24 * HOUR_MS,
+            };
+            let now = certificate.not_after_ms - hours_left * HOUR_MS;
+            let found = remaining(&certificate, "example.org", Origin::Acme, now);
+            let found = found.map(|(state, ..)| state);
+            assert_eq!(found, state, "{days} days, {hours_left} hours left");
+        }
+    }
+}

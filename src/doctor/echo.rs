@@ -9,16 +9,20 @@ use http::{Request, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use super::finding::Finding;
-use crate::federation::probe::{Failure, Probe, ProbeBody, Site, empty_body, zeros};
+use crate::{
+    config::Size,
+    federation::probe::{Failure, Probe, ProbeBody, Site, empty_body, zeros},
+};
 
 const CHECK: &str = "proxy";
-/// Below it is the nonce, and [`ENCODED`]. Proxies that pass the paths of Matrix pass it too.
+/// Below it is the nonce, and [`PLAIN`] or [`ENCODED`]. Proxies that pass the paths of Matrix pass it too.
 pub const PATHS: [&str; 2] = [
     "/_matrix/client/unstable/hearth.doctor",
     "/_matrix/federation/unstable/hearth.doctor",
 ];
 /// What proxies that decode paths change: an alias as it is in a path.
 const ENCODED: &str = "%23a%2Fb%3Ac%25d";
+const PLAIN: &str = "a";
 /// From the addresses for documentation: nobody has it.
 const CLAIMED_ADDRESS: &str = "192.0.2.77";
 const FORWARDED: &str = "x-forwarded-for";
@@ -60,14 +64,23 @@ impl Nonce {
 /// What came back from a site.
 pub(super) struct Echoes {
     site: Site,
-    small: Result<Echo, Lost>,
-    /// None if the small one was lost.
-    large: Option<Result<Echo, Lost>>,
+    /// Of a path without anything that is encoded.
+    plain: Result<Echo, Lost>,
+    /// The others. None if the plain one was lost.
+    more: Option<More>,
 }
 
+struct More {
+    encoded: Result<Echo, Lost>,
+    large: Result<Echo, Lost>,
+}
+
+#[derive(Debug, thiserror::Error)]
 enum Lost {
+    #[error("{0}")]
     Failure(Failure),
     /// Something else than an echo.
+    #[error("it answers {0}")]
     Answer(StatusCode),
 }
 
@@ -79,23 +92,24 @@ pub(super) async fn send(
     (path, nonce): (&str, &str),
     is_proxied: bool,
 ) -> Echoes {
-    let path = format!("{path}/{nonce}/{ENCODED}");
-    let request = |(body, length): (ProbeBody, usize)| {
-        let mut request = Request::put(&path).header(header::CONTENT_LENGTH, length);
+    let request = |text: &str, (body, length): (ProbeBody, usize)| {
+        let mut request =
+            Request::put(format!("{path}/{nonce}/{text}")).header(header::CONTENT_LENGTH, length);
         if is_proxied {
             request = request.header(FORWARDED, CLAIMED_ADDRESS);
         }
         request.body(body).expect("it is a path")
     };
-    let small = exchange(probe, &site, address, request((empty_body(), 0))).await;
-    let large = match &small {
-        Ok(_) => {
-            let request = request(zeros(LARGE_CHUNKS));
-            Some(exchange(probe, &site, address, request).await)
-        }
+    let exchange = |text, body| exchange(probe, &site, address, request(text, body));
+    let plain = exchange(PLAIN, (empty_body(), 0)).await;
+    let more = match &plain {
+        Ok(_) => Some(More {
+            encoded: exchange(ENCODED, (empty_body(), 0)).await,
+            large: exchange(PLAIN, zeros(LARGE_CHUNKS)).await,
+        }),
         Err(_) => None,
     };
-    Echoes { site, small, large }
+    Echoes { site, plain, more }
 }
 
 async fn exchange(
@@ -112,47 +126,52 @@ async fn exchange(
 }
 
 /// `is_proxied` if hearth has no TLS listener of its own.
-pub(super) fn check(echoes: &Echoes, is_proxied: bool) -> Vec<Finding> {
+pub(super) fn check(echoes: &Echoes, is_proxied: bool, max_upload: Size) -> Vec<Finding> {
     let at = &echoes.site.authority;
-    let echo = match &echoes.small {
-        Ok(echo) => echo,
-        Err(Lost::Answer(status)) => {
+    let who = match is_proxied {
+        true => "The proxy",
+        false => "What is in front of hearth",
+    };
+    let (echo, more) = match (&echoes.plain, &echoes.more) {
+        (Ok(echo), Some(more)) => (echo, more),
+        (Err(lost), _) => {
             return vec![Finding::error(
                 CHECK,
-                format!(
-                    "The proxy at {at} decodes or rewrites paths: a path with %2F is {status}."
-                ),
-                "Let it pass paths as they are: in nginx, `proxy_pass http://…:8008;` without a slash at \
-                 the end; in Apache, `AllowEncodedSlashes NoDecode` and `nocanon`.",
+                format!("A PUT request to {at} does not arrive: {lost}."),
+                "Let the proxy or firewall there pass all methods, for all paths below /_matrix.",
             )];
         }
-        Err(Lost::Failure(failure)) => {
-            return vec![Finding::error(
-                CHECK,
-                format!("A PUT request to {at} fails: {failure}."),
-                "Let the proxy there pass all methods.",
-            )];
-        }
+        (Ok(_), None) => return Vec::new(),
     };
     let mut findings = Vec::new();
-    if !echo.path.ends_with(ENCODED) {
+    let changed = match &more.encoded {
+        Ok(echo) if echo.path.ends_with(ENCODED) => None,
+        Ok(echo) => Some(format!("of /{ENCODED} it makes {:.300}", echo.path)),
+        Err(lost) => Some(format!("with %2F in the path, {lost}")),
+    };
+    if let Some(how) = changed {
         findings.push(Finding::error(
             CHECK,
-            format!("The proxy at {at} changes paths: of /{ENCODED} it makes {:.300}.", echo.path),
+            format!("{who} at {at} decodes or rewrites paths: {how}."),
             "Let it pass paths as they are: in nginx, `proxy_pass http://…:8008;` without a slash at the end; \
              in Apache, `AllowEncodedSlashes NoDecode` and `nocanon`.",
         ));
     }
-    if let Some(Err(lost)) = &echoes.large {
-        let how = match lost {
-            Lost::Answer(status) => format!("it answers {status}"),
-            Lost::Failure(failure) => failure.to_string(),
-        };
-        findings.push(Finding::error(
+    match &more.large {
+        Ok(_) => {}
+        Err(Lost::Failure(Failure::TimedOut)) => findings.push(Finding::unknown(
             CHECK,
-            format!("The proxy at {at} does not pass a body of 8 MB: {how}."),
-            "Raise its limit to `max_upload` (100 MB): in nginx, `client_max_body_size 100M;`.",
-        ));
+            format!("A body of 8 MB to {at} takes too long to see whether it arrives."),
+            "On a slow line this is no fault; else look whether the proxy there passes large bodies.",
+        )),
+        Err(lost) => findings.push(Finding::error(
+            CHECK,
+            format!("{who} at {at} does not pass a body of 8 MB: {lost}."),
+            format!(
+                "Raise its limit to `max_upload`, which is {max_upload}: in nginx, `client_max_body_size {}m;`.",
+                max_upload.bytes().div_ceil(1 << 20)
+            ),
+        )),
     }
     if is_proxied {
         findings.extend(check_client_address(at, echo));

@@ -8,12 +8,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::header;
 use ruma::{OwnedServerName, ServerName};
 use rustls::{CertificateError, Error};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     finding::Finding,
     reach::Identity,
-    visit::{self, Visit, json},
+    visit::{self, Visit},
 };
 use crate::{
     clock::as_ms,
@@ -33,8 +33,8 @@ const ERROR_OFF: Duration = Duration::from_mins(5);
 pub(super) struct Evidence {
     /// Whether it has reached this server lately. None if it did not say.
     pub is_reached: Option<bool>,
-    /// Its name and the time that it has, in milliseconds since the epoch.
-    time: Option<(String, u64)>,
+    /// Its name, and by how many milliseconds its clock is before that of this machine.
+    ahead: Option<(String, i64)>,
 }
 
 /// `validity` is that of published keys.
@@ -54,19 +54,22 @@ pub(super) async fn request_keys(
     };
     let at_least = now_ms.saturating_add(as_ms(validity.saturating_sub(MAX_AGE)));
     let name = identity.name;
-    let path = format!("/_matrix/key/v2/query/{name}?minimum_valid_until_ts={at_least}");
+    // Only a POST request names the key: Synapse fetches none for a GET request without its id.
+    let key = json!({ identity.key_id: { "minimum_valid_until_ts": at_least } });
+    let query = json!({ "server_keys": { name.as_str(): key } });
     let mut site = visit::site(&found.host, None, address.port());
     site.authority = found.authority;
     let mut addresses: Vec<_> = found.addresses.iter().map(|address| address.ip()).collect();
     addresses.truncate(2);
-    let visits = visit::get(over, site, &addresses, &path).await;
+    let request = ("/_matrix/key/v2/query", &query);
+    let visits = visit::post(over, site, &addresses, request).await;
     let visit = visits.all.iter().find(|visit| visit.response().is_ok());
     let Some(visit) = visit else {
         return Evidence::default();
     };
     Evidence {
         is_reached: is_reached(visit, identity, at_least),
-        time: time_of(visit).map(|ms| (notary.to_string(), ms)),
+        ahead: ahead(visit).map(|ms| (notary.to_string(), ms)),
     }
 }
 
@@ -87,10 +90,10 @@ pub(super) async fn request_time((probe, executor): (&Probe, &Executor), url: &s
     let site = visit::site(&url.host, url.port, probe.https_port());
     let addresses = visit::addresses(probe, &url.host).await;
     let visits = visit::get((probe, executor), site, &addresses, &url.path).await;
-    let time = visits.all.iter().find_map(time_of);
+    let ahead = visits.all.iter().find_map(ahead);
     Evidence {
         is_reached: None,
-        time: time.map(|ms| (url.host, ms)),
+        ahead: ahead.map(|ms| (url.host, ms)),
     }
 }
 
@@ -100,7 +103,7 @@ fn is_reached(visit: &Visit, identity: &Identity<'_>, at_least: u64) -> Option<b
     if response.status().is_server_error() || response.status().as_u16() == 429 {
         return None;
     }
-    let body = json(response)?;
+    let body = visit::json(response)?;
     let keys = body["server_keys"].as_array()?;
     let is_fresh = |keys: &Value| {
         keys["server_name"].as_str() == Some(identity.name.as_str())
@@ -110,8 +113,9 @@ fn is_reached(visit: &Visit, identity: &Identity<'_>, at_least: u64) -> Option<b
     Some(keys.iter().any(is_fresh))
 }
 
-/// By its `Date` header, which counts if its certificate is valid but for the time.
-fn time_of(visit: &Visit) -> Option<u64> {
+/// By its `Date` header, which counts if its certificate is valid but for the time. The time of this machine is
+/// that of the response: other requests may take longer.
+fn ahead(visit: &Visit) -> Option<i64> {
     let response = visit.response().ok()?;
     match &visit.certificate()?.verdict {
         Ok(())
@@ -124,7 +128,9 @@ fn time_of(visit: &Visit) -> Option<u64> {
         Err(_) => return None,
     }
     let date = response.headers().get(header::DATE)?.to_str().ok()?;
-    http_date_ms(date)
+    let theirs = i64::try_from(http_date_ms(date)?).ok()?;
+    let own = i64::try_from(visit.reply.as_ref().ok()?.received_ms).ok()?;
+    theirs.checked_sub(own)
 }
 
 /// An IMF-fixdate (RFC 9110, section 5.6.7), such as `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -163,21 +169,21 @@ pub(super) fn check_reached(evidence: &Evidence, notary: Option<&ServerName>) ->
     }]
 }
 
-pub(super) fn check_clock(evidence: &Evidence, now_ms: u64) -> Finding {
-    let Some((who, theirs)) = &evidence.time else {
+pub(super) fn check_clock(evidence: &Evidence) -> Finding {
+    let Some((who, ahead)) = &evidence.ahead else {
         return Finding::unknown(
             CLOCK,
             "Nobody was found to compare the clock with.",
             "`timedatectl` shows whether it is synchronized.",
         );
     };
-    let off = Duration::from_millis(theirs.abs_diff(now_ms));
+    let off = Duration::from_millis(ahead.unsigned_abs());
     let (state, seconds) = match off {
         off if off >= ERROR_OFF => (super::finding::State::Error, off.as_secs()),
         off if off >= WARNING_OFF => (super::finding::State::Warning, off.as_secs()),
         _ => return Finding::ok(CLOCK, format!("The clock is right, by that of {who}.")),
     };
-    let side = if *theirs > now_ms { "slow" } else { "fast" };
+    let side = if *ahead > 0 { "slow" } else { "fast" };
     Finding::new(
         CLOCK,
         state,

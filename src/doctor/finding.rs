@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// The longest text of a finding.
+const MAX_CHARS: usize = 1000;
+
 /// How bad it is. The order is from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,10 +77,38 @@ impl Finding {
         Self {
             check,
             state,
-            problem: problem.into(),
-            advice: advice.into(),
+            problem: printable(problem.into()),
+            advice: printable(advice.into()),
         }
     }
+}
+
+/// Findings go to terminals, logs and server notices, and may have text from elsewhere in them.
+fn printable(text: String) -> String {
+    let is_plain = |c: char| !c.is_control() && !is_invisible(c);
+    if text.len() <= MAX_CHARS && text.chars().all(is_plain) {
+        return text;
+    }
+    let mut printable = String::new();
+    for (at, c) in text.chars().enumerate() {
+        match c {
+            _ if at == MAX_CHARS => {
+                printable.push('…');
+                break;
+            }
+            c if is_plain(c) => printable.push(c),
+            c => printable.extend(c.escape_unicode()),
+        }
+    }
+    printable
+}
+
+/// What separates lines or changes the direction of text.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 impl Report {
@@ -92,5 +123,20 @@ impl Report {
             checked_ts,
             findings,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, MAX_CHARS};
+
+    #[test]
+    fn text_from_elsewhere_is_escaped_and_has_a_limit() {
+        let finding = Finding::ok("check", "Grüße\n\u{1b}[31m red \u{202e}txet");
+        assert_eq!(finding.problem, "Grüße\\u{a}\\u{1b}[31m red \\u{202e}txet");
+        let finding = Finding::error("check", "ä".repeat(MAX_CHARS + 1), "");
+        assert_eq!(finding.problem, "ä".repeat(MAX_CHARS) + "…");
+        let finding = Finding::error("check", "ä".repeat(MAX_CHARS), "");
+        assert_eq!(finding.problem, "ä".repeat(MAX_CHARS));
     }
 }

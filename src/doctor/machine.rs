@@ -11,7 +11,7 @@ use std::{
 use super::finding::Finding;
 use crate::{
     config::{Memory, Size},
-    store::Space,
+    store::{self, Space},
 };
 
 const DISK: &str = "disk";
@@ -26,10 +26,10 @@ const SLOW_SYNC: Duration = Duration::from_millis(250);
 /// How long it takes until a small write is durable in `directory`, mostly. Blocks.
 pub(super) fn measure_sync(directory: &Path) -> io::Result<Duration> {
     let path = directory.join(TRIAL_FILE);
-    let mut file = File::create(&path)?;
-    let written = write_trials(&mut file);
+    let mut file = store::create_anew(&path)?;
+    // Whatever happens now, no file is left.
     fs::remove_file(path)?;
-    written
+    write_trials(&mut file)
 }
 
 fn write_trials(file: &mut File) -> io::Result<Duration> {
@@ -140,7 +140,7 @@ pub(super) fn check_memory(memory: Memory, limit: Option<u64>, total: Option<u64
     }
 }
 
-/// All memory of the machine: proc(5).
+/// All memory of the machine: proc(5). The sandbox of the unit hides it, where the limit of the group counts.
 pub(super) fn total_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -164,10 +164,19 @@ impl Process {
         let is_contained = ["/.dockerenv", "/run/.containerenv"];
         Self {
             is_root: rustix::process::geteuid().is_root(),
-            is_unit: env::var_os("INVOCATION_ID").is_some(),
+            is_unit: is_unit(),
             is_contained: is_contained.iter().any(|path| Path::new(path).exists()),
             may_gain_privileges: status.lines().any(|line| line == "NoNewPrivs:\t0"),
         }
+    }
+}
+
+/// Whether this process itself was started by systemd, and not from a desktop or shell that was: those pass on
+/// their variables. Before systemd 248 there is no process id among them.
+fn is_unit() -> bool {
+    match env::var("SYSTEMD_EXEC_PID") {
+        Ok(pid) => pid == std::process::id().to_string(),
+        Err(_) => env::var_os("INVOCATION_ID").is_some(),
     }
 }
 
@@ -196,9 +205,9 @@ pub(super) fn check_service(process: &Process) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, time::Duration};
+    use std::{fs, io, os::unix::fs::symlink, time::Duration};
 
-    use super::{Process, check_disk, check_memory, check_service};
+    use super::{Process, TRIAL_FILE, check_disk, check_memory, check_service, measure_sync};
     use crate::{doctor::finding::State, store::Space};
 
     const GIB: u64 = 1 << 30;
@@ -223,6 +232,22 @@ mod tests {
         assert_eq!(state(space(50 * GIB), slow), State::Warning);
         let broken = Some(Err(io::ErrorKind::ReadOnlyFilesystem.into()));
         assert_eq!(state(space(50 * GIB), broken), State::Error);
+    }
+
+    #[test]
+    fn measuring_the_disk_follows_no_link_and_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        fs::write(&elsewhere, "precious").unwrap();
+        let data_dir = directory.path().join("data");
+        fs::create_dir(&data_dir).unwrap();
+        symlink(&elsewhere, data_dir.join(TRIAL_FILE)).unwrap();
+        measure_sync(&data_dir).unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 0);
+        fs::write(data_dir.join(TRIAL_FILE), "left over").unwrap();
+        measure_sync(&data_dir).unwrap();
+        assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 0);
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Doctor {
         runs.last += 1;
         runs.progress = Some(progress.clone());
         let (doctor, of_run) = (self.clone(), progress.clone());
+        let guard = progress.guard(&self.clock);
         let run = async move {
+            let _guard = guard;
             let findings = doctor.check(is_serving, &of_run).await;
             of_run.finish(Report::new(findings, doctor.clock.now_ms()));
         };
@@ -197,7 +199,7 @@ impl Doctor {
         };
         let allow_private = self.config.allow_private_addresses;
         let mut findings = names::check_addresses(&addresses, allow_private, evidence.is_reached);
-        findings.push(elsewhere::check_clock(&evidence, self.clock.now_ms()));
+        findings.push(elsewhere::check_clock(&evidence));
         if !is_serving {
             findings.push(Finding::unknown(
                 "federation",
@@ -374,7 +376,7 @@ impl Doctor {
             seen.push((site.clone(), address));
             let path = (path, nonce.as_str());
             let echoes = echo::send(&self.probe, site, address, path, is_proxied).await;
-            findings.extend(echo::check(&echoes, is_proxied));
+            findings.extend(echo::check(&echoes, is_proxied, self.config.max_upload));
         }
         self.nonce.clear();
         findings

@@ -12,7 +12,7 @@ use crate::{
         self, Local,
         server_notices::{self, ServerNotice},
     },
-    store::{Reader, Rows, Store, Tx},
+    store::{self, Reader, Rows, Store, Tx},
     users,
 };
 
@@ -22,6 +22,8 @@ const MINUTES: u64 = 180;
 /// The key in `facts` of what administrators know: `red`, or nothing.
 const KNOWN_STATE: &str = "doctor";
 const RED: &str = "red";
+/// A lookup may fail once: what is newly red is looked at again after so long, before anybody is woken.
+pub const PAUSE: Duration = Duration::from_mins(15);
 /// How many findings a notice has.
 const MAX_FINDINGS: usize = 10;
 
@@ -56,18 +58,26 @@ fn until_next(now_ms: u64, minute: u64) -> Duration {
     Duration::from_millis(wait)
 }
 
-/// Checks once, and notifies the administrators of a change.
+/// Checks, and once more after `pause` ([`PAUSE`]) if it is newly red. Notifies the administrators of a change.
 pub async fn check(
     doctor: &Arc<Doctor>,
     store: &Store,
     local: &Local,
     (clock, notices_user): (&Clock, &OwnedUserId),
+    pause: impl Future<Output = ()>,
 ) {
-    let (_, progress) = doctor.start(true);
-    progress.finished().await;
-    let Some(report) = progress.report() else {
+    let Some(mut report) = look(doctor).await else {
         return;
     };
+    // If the disk fails, the write below says so.
+    let is_known_red = store.read(is_known_red).unwrap_or(true);
+    if !report.green && !is_known_red {
+        pause.await;
+        let Some(second) = look(doctor).await else {
+            return;
+        };
+        report = second;
+    }
     for finding in report.findings.iter().filter(|it| it.state == State::Error) {
         log::warn!("doctor: {} {}", finding.problem, finding.advice);
     }
@@ -80,14 +90,23 @@ pub async fn check(
     }
 }
 
+async fn look(doctor: &Arc<Doctor>) -> Option<Arc<Report>> {
+    let (_, progress) = doctor.start(true);
+    progress.finished().await;
+    progress.report()
+}
+
+fn is_known_red(r: &impl Reader) -> Result<bool, store::Error> {
+    Ok(r.facts()?.get(KNOWN_STATE)?.is_some())
+}
+
 fn notify(
     tx: &Tx,
     local: &Local,
     sender: (&OwnedUserId, ruma::MilliSecondsSinceUnixEpoch),
     report: &Report,
 ) -> Result<(), rooms::Error> {
-    let was_red = tx.facts()?.get(KNOWN_STATE)?.is_some();
-    if was_red != report.green {
+    if is_known_red(tx)? != report.green {
         return Ok(());
     }
     match report.green {

@@ -7,7 +7,8 @@ use std::{
 
 use smol::channel::{self, Receiver, Sender};
 
-use super::finding::Report;
+use super::finding::{Finding, Report};
+use crate::clock::Clock;
 
 /// A run: what it waits for, and in the end its report.
 pub struct Progress {
@@ -45,6 +46,14 @@ impl Progress {
         done
     }
 
+    /// What ends the run if its task ends without a report.
+    pub(super) fn guard(self: &Arc<Self>, clock: &Clock) -> Guard {
+        Guard {
+            progress: self.clone(),
+            clock: clock.clone(),
+        }
+    }
+
     pub(super) fn finish(&self, report: Report) {
         let mut state = self.state();
         state.report = Some(Arc::new(report));
@@ -68,5 +77,55 @@ impl Progress {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run always ends: whoever waits for it gets a report, also if its task has panicked.
+pub(super) struct Guard {
+    progress: Arc<Progress>,
+    clock: Clock,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.progress.report().is_some() {
+            return;
+        }
+        let failed = Finding::error(
+            "doctor",
+            "The check itself has failed before it was done.",
+            "This is a fault of hearth: please report it, with what the log says at this time.",
+        );
+        let now = self.clock.now_ms();
+        self.progress.finish(Report::new(vec![failed], now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use smol::{block_on, future::poll_once};
+
+    use super::{super::finding::Report, Progress};
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_run_whose_task_panics_has_an_end() {
+        let progress = Arc::new(Progress::default());
+        let guard = progress.guard(&Clock::manual(1000));
+        assert!(block_on(poll_once(progress.finished())).is_none());
+        drop(guard);
+        block_on(progress.finished());
+        assert!(!progress.report().unwrap().green);
+    }
+
+    #[test]
+    fn a_run_that_is_done_keeps_its_report() {
+        let progress = Arc::new(Progress::default());
+        let guard = progress.guard(&Clock::manual(1000));
+        progress.finish(Report::new(Vec::new(), 1000));
+        drop(guard);
+        assert!(progress.report().unwrap().green);
     }
 }

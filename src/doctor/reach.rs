@@ -83,7 +83,8 @@ fn check_connections(
             true => (format!("[{}]:{port}", visit.address), "AAAA"),
             false => (format!("{}:{port}", visit.address), "A"),
         };
-        if *failure == Failure::NoRoute && visit.address.is_ipv6() {
+        let is_seen = is_certain || surroundings.is_reached == Some(true);
+        if *failure == Failure::NoRoute && visit.address.is_ipv6() && is_seen {
             return Some(Finding::unknown(
                 check,
                 format!("This machine has no IPv6, so it cannot see whether {address} answers."),
@@ -244,4 +245,40 @@ pub(super) fn check_clients(visits: &Visits, surroundings: Surroundings) -> Vec<
         ));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLIENTS, Surroundings, check_connections};
+    use crate::{
+        doctor::{
+            finding::State,
+            visit::{Visit, Visits, site},
+        },
+        federation::probe::Failure,
+    };
+
+    #[test]
+    fn a_server_of_which_no_address_answers_is_only_in_order_if_others_reach_it() {
+        for (is_reached, state) in [
+            (None, State::Error),
+            (Some(false), State::Error),
+            (Some(true), State::Unknown),
+        ] {
+            let visits = Visits {
+                site: site("example.org", None, 443),
+                all: vec![Visit {
+                    address: "2001:db8::1".parse().unwrap(),
+                    reply: Err(Failure::NoRoute),
+                }],
+            };
+            let surroundings = Surroundings {
+                is_reached,
+                is_default_port: true,
+            };
+            let findings = check_connections(CLIENTS, &visits, surroundings);
+            let states: Vec<_> = findings.iter().map(|finding| finding.state).collect();
+            assert_eq!(states, [state], "{is_reached:?}");
+        }
+    }
 }

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::{
     executor::Executor,
-    federation::probe::{Failure, Family, PeerCertificate, Probe, Reply, Site, empty_body},
+    federation::probe::{
+        Failure, Family, PeerCertificate, Probe, ProbeBody, Reply, Site, empty_body, whole_body,
+    },
 };
 
 /// How many addresses of a site are visited.
@@ -69,16 +71,42 @@ pub(super) async fn addresses(probe: &Probe, host: &str) -> Vec<IpAddr> {
 
 /// Sends GET requests for `path` to all of `addresses` concurrently.
 pub(super) async fn get(
-    (probe, executor): (&Probe, &Executor),
+    over: (&Probe, &Executor),
     site: Site,
     addresses: &[IpAddr],
     path: &str,
+) -> Visits {
+    visit(over, site, addresses, || get_request(path)).await
+}
+
+/// Sends POST requests with a JSON body to all of `addresses` concurrently.
+pub(super) async fn post(
+    over: (&Probe, &Executor),
+    site: Site,
+    addresses: &[IpAddr],
+    (path, body): (&str, &Value),
+) -> Visits {
+    let request = || {
+        Request::post(path)
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(whole_body(body.to_string().into_bytes()))
+            .expect("it is a path")
+    };
+    visit(over, site, addresses, request).await
+}
+
+async fn visit(
+    (probe, executor): (&Probe, &Executor),
+    site: Site,
+    addresses: &[IpAddr],
+    request: impl Fn() -> Request<ProbeBody>,
 ) -> Visits {
     let addresses = addresses.iter().take(MAX_ADDRESSES);
     let running: Vec<_> = addresses
         .map(|address| {
             let (probe, site, address) = (probe.clone(), site.clone(), *address);
-            let request = get_request(path);
+            let request = request();
             let visit = async move {
                 let reply = probe.request(&site, address, request).await;
                 Visit { address, reply }
@@ -93,7 +121,7 @@ pub(super) async fn get(
     Visits { site, all }
 }
 
-fn get_request(path: &str) -> Request<crate::federation::probe::ProbeBody> {
+fn get_request(path: &str) -> Request<ProbeBody> {
     let request = Request::get(path)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::ORIGIN, ORIGIN)

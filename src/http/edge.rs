@@ -50,6 +50,8 @@ const MAX_BYTES_PARSED_IN_PLACE: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Edge {
     app: tide::Server<Arc<State>>,
+    /// Whether pages of other sites may read the responses, as those of clients in a browser have to.
+    has_cors: bool,
 }
 
 struct State {
@@ -143,12 +145,18 @@ impl Edge {
 
     /// Serves the owner of the server, without authentication.
     pub fn admin(api: Api) -> Self {
-        Self::with(routes::admin(), api, Timeouts::default())
+        Self {
+            has_cors: false,
+            ..Self::with(routes::admin(), api, Timeouts::default())
+        }
     }
 
     /// Serves monitoring.
     pub fn metrics(api: Api) -> Self {
-        Self::with(routes::metrics(), api, Timeouts::default())
+        Self {
+            has_cors: false,
+            ..Self::with(routes::metrics(), api, Timeouts::default())
+        }
     }
 
     pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
@@ -176,7 +184,10 @@ impl Edge {
                 }
             }
         }
-        Self { app }
+        Self {
+            app,
+            has_cors: true,
+        }
     }
 
     /// Answers a request that did not come over a connection, as if it came from this machine.
@@ -216,7 +227,9 @@ impl Edge {
         };
         let unread = lock(&body).take();
         let unread_body = unread.filter(|unread| !expects_continue && !unread.is_empty());
-        cors::allow(response.headers_mut());
+        if self.has_cors {
+            cors::allow(response.headers_mut());
+        }
         let status = response.status().as_u16();
         log::debug!("{method} {path}: {status} after {:?}", start.elapsed());
         Outcome {

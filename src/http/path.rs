@@ -26,12 +26,12 @@ impl Template {
         Self { path, open_end }
     }
 
-    /// The patterns by which tide finds this template.
     /// As in the specification, with the names of its arguments in braces.
     pub(super) fn path(self) -> &'static str {
         self.path
     }
 
+    /// The patterns by which tide finds this template.
     pub(super) fn patterns(self) -> Vec<String> {
         let segments = self.path.split('/');
         let pattern: Vec<_> = segments

@@ -132,6 +132,19 @@ pub struct Usage {
     pub protected_files: u64,
 }
 
+/// The bytes of all uploads, and those of the cache: sums that the quota keeps.
+pub fn bytes(r: &impl Reader) -> Result<(u64, u64), store::Error> {
+    let (mut uploads, mut cached) = (0_u64, 0);
+    for row in r.media_usage()?.all()? {
+        let (user, bytes) = row?;
+        match user.value() {
+            rows::CACHE => cached = bytes.value(),
+            _ => uploads = uploads.saturating_add(bytes.value()),
+        }
+    }
+    Ok((uploads, cached))
+}
+
 pub fn usage(r: &impl Reader) -> Result<Usage, store::Error> {
     let mut users = Vec::new();
     let mut cached = 0;

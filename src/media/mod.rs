@@ -29,7 +29,7 @@ mod upload;
 mod upload_waiters;
 
 pub use self::{
-    admin::{MediaSelector, MediaUsage, Usage, delete, protect, quarantine, usage},
+    admin::{MediaSelector, MediaUsage, Usage, bytes, delete, protect, quarantine, usage},
     error::Error,
     files::{FileReader, FileWriter, FinishedFile},
     html_metadata::{PageMetadata, parse as parse_html_metadata},

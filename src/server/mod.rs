@@ -141,9 +141,9 @@ impl Server {
         &self.services.api.federation
     }
 
-    /// For tests: checks the set-up as at night.
-    pub async fn check_as_at_night(&self) {
-        self.services.check_as_at_night().await;
+    /// For tests: checks the set-up as at night, with `pause` before what is newly red is looked at again.
+    pub async fn check_as_at_night(&self, pause: impl Future<Output = ()>) {
+        self.services.check_as_at_night(pause).await;
     }
 
     /// For tests: reads what no request shows.

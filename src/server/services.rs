@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use smol::Task;
+use smol::{Task, Timer};
 
 use super::error::Error;
 use crate::{
@@ -193,14 +193,17 @@ impl Services {
             let night = Night::default();
             loop {
                 night.wait(&api.clock).await;
-                check_as_at_night(&api).await;
+                let pause = async {
+                    Timer::after(nightly::PAUSE).await;
+                };
+                check_as_at_night(&api, pause).await;
             }
         }));
         Ok(())
     }
 
-    pub(super) async fn check_as_at_night(&self) {
-        check_as_at_night(&self.api).await;
+    pub(super) async fn check_as_at_night(&self, pause: impl Future<Output = ()>) {
+        check_as_at_night(&self.api, pause).await;
     }
 
     /// Commits what is queued and closes the store. No requests are running any more.
@@ -243,13 +246,14 @@ fn add_gauges(api: &Api) {
     });
 }
 
-async fn check_as_at_night(api: &Api) {
+async fn check_as_at_night(api: &Api, pause: impl Future<Output = ()>) {
     let notices_user = &api.config.notices_user;
     nightly::check(
         &api.doctor,
         &api.store,
         &api.local,
         (&api.clock, notices_user),
+        pause,
     )
     .await;
 }

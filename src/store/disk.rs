@@ -175,13 +175,13 @@ impl Disk {
     pub fn make_ballast(&self) {
         let ballast = self.directory.join(BALLAST);
         let exists = ballast
-            .metadata()
+            .symlink_metadata()
             .is_ok_and(|file| file.len() == BALLAST_BYTES);
         let has_space = |space: Space| space.free > space.reserve() + 2 * BALLAST_BYTES;
         if exists || !self.space().is_some_and(has_space) {
             return;
         }
-        if let Err(error) = File::create(&ballast).and_then(|file| fill(&file, BALLAST_BYTES)) {
+        if let Err(error) = create_anew(&ballast).and_then(|file| fill(&file, BALLAST_BYTES)) {
             log::info!("the ballast for a full disk cannot be created now: {error}");
             let _ = std::fs::remove_file(ballast);
         }
@@ -208,7 +208,7 @@ impl Disk {
              At its next start hearth checks the whole database, and removes this file if it is \
              sound.\n"
         );
-        let written = File::create(mark).and_then(|mut file| {
+        let written = create_anew(&mark).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         });
@@ -216,6 +216,21 @@ impl Disk {
             log::error!("{FAILURE_MARK} cannot be written: {error}");
         }
     }
+}
+
+/// Creates a file for this user alone instead of the one that is there, if any. Nothing is written through a
+/// link: commands run as root, in a directory of the server's user.
+pub fn create_anew(path: &Path) -> io::Result<File> {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 /// How many bytes of the disk the database in `directory` uses.

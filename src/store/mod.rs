@@ -59,7 +59,7 @@ use self::{
 };
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
-    disk::{Options, database_size},
+    disk::{Options, create_anew, database_size},
     effects::Effect,
     error::Error,
     field::{Field, FixedWidth},

@@ -74,6 +74,14 @@ fn metrics_count_requests_memory_and_disk_and_name_nobody() {
             "{page}"
         );
     }
+    for zero in [
+        "hearth_items{kind=\"servers\"}",
+        "hearth_items{kind=\"unreachable_servers\"}",
+        "hearth_queued{queue=\"events for other servers\"}",
+        "hearth_disk_bytes{kind=\"uploads\"}",
+    ] {
+        assert_eq!(value(&page, zero), Some(0.0), "{zero}: {page}");
+    }
     let requests = "hearth_federation_requests_total{outcome=\"answered\"}";
     assert_eq!(value(&page, requests), Some(0.0), "{page}");
     for name in ["alice", room.as_str(), "secret"] {

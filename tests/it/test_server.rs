@@ -284,7 +284,12 @@ impl TestServer {
 
     /// Checks the set-up as at night.
     pub fn check_as_at_night(&self) {
-        self.run(self.server().check_as_at_night());
+        self.check_as_at_night_and(|| {});
+    }
+
+    /// `meanwhile` is before what is newly red is looked at again.
+    pub fn check_as_at_night_and(&self, meanwhile: impl FnOnce()) {
+        self.run(self.server().check_as_at_night(async { meanwhile() }));
     }
 
     /// Sends federation requests from this server.

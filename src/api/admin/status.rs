@@ -10,6 +10,7 @@ use crate::{
     api::{Api, Error},
     gauges::{CONNECTIONS, Kind},
     media,
+    rooms::{self, servers},
     store::{self, Reader, Rows, Space},
 };
 
@@ -19,11 +20,10 @@ pub async fn status(api: Api, _: Nothing) -> Result<Value, Error> {
 
 pub async fn summary(api: &Api) -> Result<Value, Error> {
     let scan = |s: &_| {
-        let media = media::usage(s)?;
-        let uploads: u64 = media.users.iter().map(|(_, usage)| usage.bytes).sum();
-        Ok::<_, Error>((counts(s)?, uploads, media.cached.bytes))
+        let bytes = media::bytes(s)?;
+        Ok::<_, Error>((counts(s)?, bytes))
     };
-    let (counts, uploads, cached) = api.store.scan("the status", scan).await?;
+    let (counts, (uploads, cached)) = api.store.scan("the status", scan).await?;
     let directory = &api.config.data_dir;
     let space = Space::of(directory).ok();
     let memory = api.config.memory;
@@ -55,13 +55,14 @@ pub async fn summary(api: &Api) -> Result<Value, Error> {
     }))
 }
 
-fn counts(r: &impl Reader) -> Result<Value, store::Error> {
+fn counts(r: &impl Reader) -> Result<Value, rooms::Error> {
     Ok(json!({
         "accounts": r.accounts()?.len()?,
         "rooms": r.room_heads()?.len()?,
         "events": r.events()?.len()?,
         "pushers": r.pushers()?.len()?,
         "waiting_events": r.waiting()?.len()?,
+        "servers": servers::count(r)?,
         "unreachable_servers": r.backoffs()?.len()?,
         "reports": r.reports()?.len()?,
     }))

@@ -53,7 +53,7 @@ impl Setup {
                 );
                 return Err(ExitCode::FAILURE);
             }
-            if !terminal::confirm(&question) {
+            if !terminal::confirm(&question, "--overwrite") {
                 return Err(ExitCode::FAILURE);
             }
         }

@@ -2,23 +2,21 @@
 
 use std::{
     fs, io,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use rustix::process::geteuid;
 
-use crate::{
-    cli::config::SYSTEM_FILE,
-    config::{CertificateSource, Config},
-};
+use crate::{cli::config::SYSTEM_FILE, config::Config};
 
 /// Where the unit has the data.
 pub(super) const DATA_DIR: &str = "/var/lib/hearth";
 /// `MemoryMax` of the unit.
 const UNIT_MEMORY: usize = 256 << 20;
 const UNIT: &str = "hearth.service";
-/// systemd listens on port 443 for the service, which has no privileges.
+/// systemd listens for the service, which has no privileges, at [`of_tls_socket`].
 const TLS_SOCKET: &str = "hearth-tls.socket";
 const UNIT_DIRECTORIES: [&str; 3] = [
     "/etc/systemd/system",
@@ -48,9 +46,7 @@ impl Service {
             && Path::new("/run/systemd/system").is_dir()
             && file == Path::new(SYSTEM_FILE)
             && data_dir == Path::new(DATA_DIR)
-            && UNIT_DIRECTORIES
-                .iter()
-                .any(|directory| Path::new(directory).join(UNIT).exists());
+            && has_unit(UNIT);
         is_there.then_some(Self(()))
     }
 
@@ -66,18 +62,31 @@ impl Service {
             written.map_err(|error| Error::Write { path, error })?;
             systemctl(&["daemon-reload"])?;
         }
-        let tls = config.tls.as_ref();
-        let is_acme = tls.is_some_and(|tls| {
-            matches!(tls.source, CertificateSource::Acme(_))
-                && tls.listen.iter().any(|address| address.port() == 443)
-        });
         // A running service has to end first: the socket could not listen where it does.
         systemctl(&["stop", UNIT])?;
-        if is_acme {
+        if needs_tls_socket(config) {
             systemctl(&["enable", "--now", TLS_SOCKET])?;
+        } else if has_unit(TLS_SOCKET) {
+            // Of an earlier setup: hearth does not start with a socket that is not in the settings.
+            systemctl(&["disable", "--now", TLS_SOCKET])?;
         }
         systemctl(&["enable", "--now", UNIT])
     }
+}
+
+/// The address of the unit.
+fn of_tls_socket() -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, 443).into()
+}
+
+fn needs_tls_socket(config: &Config) -> bool {
+    let tls = config.tls.as_ref();
+    tls.is_some_and(|tls| tls.listen.contains(&of_tls_socket()))
+}
+
+fn has_unit(name: &str) -> bool {
+    let mut directories = UNIT_DIRECTORIES.iter();
+    directories.any(|directory| Path::new(directory).join(name).exists())
 }
 
 fn systemctl(arguments: &[&str]) -> Result<(), Error> {
@@ -88,5 +97,28 @@ fn systemctl(arguments: &[&str]) -> Result<(), Error> {
     match status.map_err(Error::Run)?.success() {
         true => Ok(()),
         false => Err(Error::Failed(arguments.join(" "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needs_tls_socket;
+    use crate::config::{Config, Settings};
+
+    #[test]
+    fn the_socket_for_tls_is_for_servers_that_listen_at_its_address() {
+        let acme = "acme = \"you@example.org\"\n";
+        let files = "tls_certificate = \"/a.pem\"\ntls_key = \"/b.pem\"\n";
+        for (settings, is_needed) in [
+            (acme.to_owned(), true),
+            (format!("{files}tls_listen = [\"[::]:443\"]\n"), true),
+            (format!("{files}tls_listen = [\"[::]:8448\"]\n"), false),
+            (format!("{acme}tls_listen = [\"127.0.0.11:443\"]\n"), false),
+            (String::new(), false),
+        ] {
+            let text = format!("server_name = \"example.org\"\n{settings}");
+            let config = Config::try_from(Settings::parse(&text).unwrap()).unwrap();
+            assert_eq!(needs_tls_socket(&config), is_needed, "{text}");
+        }
     }
 }

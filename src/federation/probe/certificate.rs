@@ -24,7 +24,8 @@ pub struct PeerCertificate {
     /// The host names that it is for.
     pub names: Vec<String>,
     pub is_self_signed: bool,
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the epoch, as the next one.
+    pub not_before_ms: u64,
     pub not_after_ms: u64,
 }
 
@@ -104,6 +105,7 @@ impl PeerCertificate {
             chain_length: 1,
             names: Vec::new(),
             is_self_signed: false,
+            not_before_ms: 0,
             not_after_ms: 0,
         };
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
@@ -117,8 +119,9 @@ impl PeerCertificate {
         });
         parsed.names = names.take(MAX_NAMES).collect();
         parsed.is_self_signed = certificate.subject() == certificate.issuer();
-        let not_after = certificate.validity().not_after.timestamp();
-        parsed.not_after_ms = u64::try_from(not_after).unwrap_or(0).saturating_mul(1000);
+        let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+        parsed.not_before_ms = ms(certificate.validity().not_before.timestamp());
+        parsed.not_after_ms = ms(certificate.validity().not_after.timestamp());
         parsed
     }
 }

@@ -11,6 +11,6 @@ mod request;
 pub use self::{
     certificate::PeerCertificate,
     lookup::{Found, Probe, is_public_address},
-    request::{Failure, ProbeBody, Reply, Site, empty_body, zeros},
+    request::{Failure, ProbeBody, Reply, Site, empty_body, whole_body, zeros},
 };
 pub use super::discovery::dns::{Error as DnsError, Family, Service};

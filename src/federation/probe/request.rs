@@ -10,7 +10,7 @@ use std::{
 
 use futures_rustls::TlsConnector;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, Empty, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Bytes, Frame},
     client::conn::http1,
@@ -73,10 +73,16 @@ pub enum Failure {
 pub struct Reply {
     pub certificate: PeerCertificate,
     pub response: Result<Response<Bytes>, Failure>,
+    /// When it was received, by the clock of this machine, in milliseconds since the epoch.
+    pub received_ms: u64,
 }
 
 pub fn empty_body() -> ProbeBody {
     Empty::new().boxed_unsync()
+}
+
+pub fn whole_body(bytes: Vec<u8>) -> ProbeBody {
+    Full::new(Bytes::from(bytes)).boxed_unsync()
 }
 
 /// A body of so many zero bytes, which is never whole in memory.
@@ -133,6 +139,7 @@ impl Probe {
         Ok(Reply {
             certificate,
             response: response.unwrap_or(Err(Failure::TimedOut)),
+            received_ms: self.0.clock.now_ms(),
         })
     }
 

@@ -49,15 +49,20 @@ impl Answered {
     }
 
     /// An error response is an answer. Where this server lacks memory or disk space, that says nothing of
-    /// the other one.
+    /// the other one, and does not count.
     pub fn note<T>(&self, server: &ServerName, response: &Result<T, Error>) {
-        match response {
-            Ok(_) => self.0.servers.insert(server.to_owned(), (), ANSWERED_TTL),
-            Err(Error::NoMemory | Error::Disk(_)) => {}
-            Err(_) => drop(self.0.servers.remove(server)),
-        }
         let [answered, failed] = &self.0.counts;
-        let count = if response.is_ok() { answered } else { failed };
+        let count = match response {
+            Ok(_) => {
+                self.0.servers.insert(server.to_owned(), (), ANSWERED_TTL);
+                answered
+            }
+            Err(Error::NoMemory | Error::Disk(_)) => return,
+            Err(_) => {
+                self.0.servers.remove(server);
+                failed
+            }
+        };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -141,6 +146,7 @@ mod tests {
         assert!(slot(healthy).is_some(), "it is not its fault");
         answered.note::<()>(healthy, &Err(Error::TimedOut));
         assert!(slot(healthy).is_none(), "it has become silent");
+        assert_eq!(answered.outcomes(), [("answered", 1), ("failed", 1)]);
     }
 
     #[test]

@@ -325,6 +325,19 @@ fn every_response_has_cors_headers() {
 }
 
 #[test]
+fn pages_of_other_sites_may_not_read_the_metrics() {
+    let test = Test::new();
+    let edge = Edge::metrics(test.test_api.api.clone());
+    for (method, status) in [("GET", 200), ("OPTIONS", 204)] {
+        let request = Request::builder().method(method).uri("/metrics");
+        let response = smol::block_on(edge.respond(request.body(Vec::new()).unwrap()));
+        assert_eq!(response.status(), status);
+        let allowed = response.headers().get("access-control-allow-origin");
+        assert_eq!(allowed, None, "{method}");
+    }
+}
+
+#[test]
 fn exceeding_a_rate_limit_is_m_limit_exceeded_with_retry_after() {
     let test = Test::new();
     let body = login_body("D1");

@@ -135,6 +135,11 @@ pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> 
         .collect()
 }
 
+/// How many they are.
+pub fn count(r: &impl Reader) -> Result<usize, Error> {
+    Ok(r.server_rooms()?.first_parts::<ServerNum>()?.len())
+}
+
 pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error> {
     let servers = r.servers()?;
     let name = servers.get(server)?;

@@ -9,6 +9,6 @@ pub mod shared_rooms;
 
 pub(in crate::rooms) use self::in_room::add_joined;
 pub use self::in_room::{
-    all, is_in, is_in_any, is_shared, name, names, num, of_room, presence_recipients, rooms,
+    all, count, is_in, is_in_any, is_shared, name, names, num, of_room, presence_recipients, rooms,
     shares_room, sharing_rooms,
 };

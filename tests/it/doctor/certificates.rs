@@ -19,6 +19,8 @@ pub enum Certificate {
     OfAnotherName,
     WithoutItsChain,
     SelfSigned,
+    /// As `openssl req -x509` makes it: it may sign others.
+    SelfSignedAuthority,
 }
 
 /// The authority in PEM, and the configuration of a server with a certificate for `names`.
@@ -46,14 +48,21 @@ pub fn make(kind: Certificate, names: &[&str]) -> (String, Arc<ServerConfig>) {
         Certificate::EndsSoon => date_time_ymd(2026, 9, 30),
         _ => date_time_ymd(2027, 9, 21),
     };
+    if kind == Certificate::SelfSignedAuthority {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
+    let is_self_signed = matches!(
+        kind,
+        Certificate::SelfSigned | Certificate::SelfSignedAuthority
+    );
     let key = KeyPair::generate().expect("a key");
-    let certificate = match kind {
-        Certificate::SelfSigned => params.self_signed(&key),
-        _ => params.signed_by(&key, &intermediate),
+    let certificate = match is_self_signed {
+        true => params.self_signed(&key),
+        false => params.signed_by(&key, &intermediate),
     };
     let mut chain: Vec<CertificateDer<'static>> =
         vec![certificate.expect("a certificate").der().clone()];
-    if !matches!(kind, Certificate::WithoutItsChain | Certificate::SelfSigned) {
+    if !is_self_signed && kind != Certificate::WithoutItsChain {
         chain.push(intermediate.der().clone());
     }
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");

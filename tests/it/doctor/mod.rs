@@ -269,6 +269,11 @@ fn certificates_that_others_refuse_are_named() {
             "is self-signed",
             "from an authority",
         ),
+        (
+            Certificate::SelfSignedAuthority,
+            "is self-signed",
+            "from an authority",
+        ),
     ] {
         check(with_certificate(certificate))
             .names(&["certificate error", problem, advice])
@@ -383,6 +388,23 @@ fn a_proxy_that_decodes_paths_is_named() {
             "AllowEncodedSlashes",
         ])
         .is_red();
+}
+
+#[test]
+fn a_firewall_that_refuses_a_method_is_not_taken_for_one_that_changes_paths() {
+    let report = check(with_proxy(|proxy| proxy.refuses_put = true));
+    report
+        .names(&[
+            "proxy error",
+            "does not arrive: it answers 403",
+            "all methods",
+        ])
+        .is_red();
+    let problems = report.problems();
+    assert!(
+        !problems.iter().any(|it| it.contains("decodes")),
+        "{problems:?}"
+    );
 }
 
 #[test]

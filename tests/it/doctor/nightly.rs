@@ -63,3 +63,17 @@ fn administrators_get_one_notice_when_it_turns_red_and_one_when_it_is_green_agai
     assert_eq!(notices(&alice).len(), 2);
     assert_eq!(notices(&bob), Vec::<String>::new());
 }
+
+#[test]
+fn what_is_in_order_again_a_moment_later_wakes_nobody() {
+    let world = World::new(Setup::default());
+    let alice = add(&world.server, "alice", true);
+    world.cut();
+    let mut is_again = false;
+    world.server.check_as_at_night_and(|| {
+        world.repair();
+        is_again = true;
+    });
+    assert!(is_again);
+    assert_eq!(notices(&alice), [""; 0]);
+}

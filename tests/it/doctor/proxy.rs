@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
 
 /// What the proxy does to what it passes on.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,7 @@ pub struct Proxy {
     /// It answers with this status, as if it did not reach hearth.
     pub status: Option<u16>,
     pub decodes_paths: bool,
+    pub refuses_put: bool,
     pub max_body: Option<usize>,
     /// What it sets as X-Forwarded-For; without it, the header is removed.
     pub forwarded_for: Option<&'static str>,
@@ -31,10 +33,49 @@ pub struct Proxy {
 /// Whole responses by host and path.
 pub type Pages = HashMap<(&'static str, String), String>;
 
+/// A notary as Synapse is one: it fetches keys again only if a POST request names the key and wants a newer one.
+#[derive(Clone)]
+pub struct Notary {
+    /// The keys of the server.
+    pub keys: Value,
+    /// Whether it reaches the server.
+    pub is_reached: bool,
+    /// Its time.
+    pub date: &'static str,
+}
+
+impl Notary {
+    /// `None` for other requests.
+    fn answer(&self, request: (&str, &str), body: &[u8]) -> Option<String> {
+        let name = self.keys["server_name"].as_str()?;
+        let fetches = match request {
+            ("POST", "/_matrix/key/v2/query") => {
+                let query: Value = serde_json::from_slice(body).unwrap_or_default();
+                let mut wanted = query["server_keys"][name].as_object()?.iter();
+                wanted.any(|(id, criteria)| {
+                    !self.keys["verify_keys"][id].is_null()
+                        && criteria["minimum_valid_until_ts"].is_u64()
+                })
+            }
+            ("GET", path) if path == format!("/_matrix/key/v2/query/{name}") => false,
+            _ => return None,
+        };
+        let mut keys = self.keys.clone();
+        if !(fetches && self.is_reached) {
+            // Those of the last time.
+            keys["valid_until_ts"] = json!(1);
+        }
+        let body = json!({ "server_keys": [keys] }).to_string();
+        let date = format!("date: {}\r\n", self.date);
+        Some(response(200, "application/json", &body, &date))
+    }
+}
+
 pub struct Front {
     pub listener: TcpListener,
     pub tls: Arc<ServerConfig>,
     pub pages: Pages,
+    pub notary: Option<Notary>,
     pub proxy: Proxy,
     /// Where hearth is, as soon as it is there.
     pub backend: Arc<AtomicU16>,
@@ -87,12 +128,19 @@ impl Front {
         let length: usize = length.unwrap_or(0);
         let mut body = vec![0; length];
         stream.read_exact(&mut body)?;
+        let method = head.split(' ').next().unwrap_or_default();
+        let notary = self.notary.as_ref();
+        if let Some(answer) = notary.and_then(|notary| notary.answer((method, path), &body)) {
+            stream.get_mut().write_all(answer.as_bytes())?;
+            return close(stream.get_mut());
+        }
         if self.proxy.max_body.is_some_and(|max| length > max) {
             let refused = response(413, "text/html", "too large", "");
             stream.get_mut().write_all(refused.as_bytes())?;
             return close(stream.get_mut());
         }
-        if let Some(status) = self.proxy.status {
+        let refusal = (self.proxy.refuses_put && method == "PUT").then_some(403);
+        if let Some(status) = self.proxy.status.or(refusal) {
             let refused = response(status, "text/html", "bad gateway", "");
             stream.get_mut().write_all(refused.as_bytes())?;
             return close(stream.get_mut());

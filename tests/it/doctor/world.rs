@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{
     certificates::{self, Certificate},
     name_server,
-    proxy::{Front, Pages, Proxy, response},
+    proxy::{Front, Notary, Pages, Proxy, response},
 };
 use crate::test_server::{TestServer, expect_ok};
 
@@ -107,19 +107,15 @@ impl World {
         );
         let server = TestServer::on_network(&settings, network);
         let keys = server.get("/_matrix/key/v2/server").1;
-        let known = if setup.is_reached {
-            vec![keys]
-        } else {
-            Vec::new()
-        };
-        let body = json!({ "server_keys": known }).to_string();
-        let date = format!("date: {}\r\n", setup.date);
-        let of_notary = response(200, "application/json", &body, &date);
-        let path_at_notary = format!("/_matrix/key/v2/query/{NAME}");
         Front {
             listener: notary_listener,
             tls: notary_tls,
-            pages: Pages::from([(("notary.test", path_at_notary), of_notary)]),
+            pages: Pages::new(),
+            notary: Some(Notary {
+                keys,
+                is_reached: setup.is_reached,
+                date: setup.date,
+            }),
             proxy: Proxy::default(),
             backend: backend.clone(),
         }
@@ -141,6 +137,7 @@ impl World {
             listener,
             tls,
             pages,
+            notary: None,
             proxy: setup.proxy,
             backend: backend.clone(),
         }
