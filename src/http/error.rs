@@ -18,7 +18,7 @@ use ruma::api::{
 };
 use serde_json::error::Category;
 
-use super::response_body::ResponseBody;
+use super::response_body::{FirstChunkError, ResponseBody};
 use crate::{api::Error, body_budget::Exhausted, federation, media, rooms, store, users};
 
 /// For clients that are turned away because the server is busy.
@@ -56,6 +56,15 @@ pub(super) enum Rejection {
 impl From<Error> for Rejection {
     fn from(error: Error) -> Self {
         Self::Api(error)
+    }
+}
+
+impl From<FirstChunkError> for Rejection {
+    fn from(error: FirstChunkError) -> Self {
+        match error {
+            FirstChunkError::NotMade(error) => error.into(),
+            FirstChunkError::Exhausted => Self::ResponseBudgetExhausted,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use smol::stream::{self, Stream, StreamExt};
 
-use super::{error::Rejection, limits::MAX_FRAME_BYTES, sender::Sender};
+use super::{limits::MAX_FRAME_BYTES, sender::Sender};
 use crate::{
     api::{self, Streamed},
     body_budget::{BodyBudget, Exhausted, PartialBody},
@@ -29,6 +29,13 @@ pub(super) struct ResponseBody {
     left: Option<u64>,
     /// Whose memory, and on whose account. None for the short responses that the edge makes itself.
     account: Option<(BodyBudget<Sender>, Sender)>,
+}
+
+/// Why a response does not begin.
+pub(super) enum FirstChunkError {
+    NotMade(api::Error),
+    /// There is no memory for it.
+    Exhausted,
 }
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Vec<u8>, api::Error>> + Send>>;
@@ -98,19 +105,20 @@ impl ResponseBody {
         mut self,
         budget: &BodyBudget<Sender>,
         owner: Sender,
-    ) -> Result<Self, Rejection> {
+    ) -> Result<Self, FirstChunkError> {
         self.account = Some((budget.clone(), owner));
         let first = match &mut self.chunk {
             Chunk::Uncounted(bytes) if !bytes.is_empty() => Some(Vec::from(std::mem::take(bytes))),
             _ => match &mut self.rest {
                 Some(rest) => poll_fn(|cx| rest.as_mut().poll_next(cx))
                     .await
-                    .transpose()?,
+                    .transpose()
+                    .map_err(FirstChunkError::NotMade)?,
                 None => None,
             },
         };
         self.put(first.unwrap_or_default())
-            .map_err(|Exhausted| Rejection::ResponseBudgetExhausted)?;
+            .map_err(|Exhausted| FirstChunkError::Exhausted)?;
         Ok(self)
     }
 
