@@ -3,7 +3,7 @@
 //! Each holder may have so many permits, and gets another one only while more are free than it has: one
 //! alone has at most half, two have a third each, and whoever comes next does not wait for them. A permit
 //! that is returned goes to the holder with the fewest; of several, to the one who was granted none for the
-//! longest time. So a newcomer waits for each of the others once at most, however many requests they have.
+//! longest time. So a new holder waits for each of the others once at most, however many requests they have.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -270,16 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_does_not_wait_for_all_requests_of_those_before() {
+    fn a_new_holder_does_not_wait_for_all_requests_of_those_before() {
         let permits = Permits::new(2, 1);
         let first = ["a", "b"].map(|holder| poll(&mut start(&permits, holder)).unwrap());
         let mut queued = ["a", "b", "a", "b"].map(|holder| start(&permits, holder));
         assert!(queued.iter_mut().all(|queued| poll(queued).is_none()));
-        let mut newcomer = start(&permits, "c");
-        assert!(poll(&mut newcomer).is_none());
+        let mut new_holder = start(&permits, "c");
+        assert!(poll(&mut new_holder).is_none());
         let [first, _second] = first;
         drop(first);
-        let _of_newcomer = poll(&mut newcomer).unwrap();
+        let _of_new_holder = poll(&mut new_holder).unwrap();
         assert!(queued.iter_mut().all(|queued| poll(queued).is_none()));
     }
 

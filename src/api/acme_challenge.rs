@@ -1,14 +1,13 @@
 //! Answers to an ACME authority that connects without TLS.
 
-use http::{HeaderValue, header};
 use ruma::api::{
-    BytesBody, IncomingRequest, OutgoingResponse,
+    IncomingRequest,
     auth_scheme::NoAuthentication,
-    error::{DeserializationError, Error as MatrixError, IntoHttpError},
+    error::{DeserializationError, Error as MatrixError},
     metadata,
 };
 
-use super::{Api, Error, Unauthenticated};
+use super::{Api, Error, Unauthenticated, text::Text};
 
 /// `GET /.well-known/acme-challenge/{token}`
 ///
@@ -25,14 +24,9 @@ metadata! {
     path: "/.well-known/acme-challenge/{token}",
 }
 
-#[derive(Clone, Debug)]
-pub struct Response {
-    key_authorization: String,
-}
-
 impl IncomingRequest for Request {
     type EndpointError = MatrixError;
-    type OutgoingResponse = Response;
+    type OutgoingResponse = Text;
 
     fn try_from_http_request_inner(
         _request: http::Request<&[u8]>,
@@ -45,29 +39,18 @@ impl IncomingRequest for Request {
     }
 }
 
-impl OutgoingResponse for Response {
-    type Body = BytesBody;
-
-    fn try_into_http_response_inner(self) -> Result<http::Response<BytesBody>, IntoHttpError> {
-        let body = BytesBody(self.key_authorization.into_bytes());
-        let mut response = http::Response::new(body);
-        let content_type = HeaderValue::from_static("application/octet-stream");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
-        Ok(response)
-    }
-}
-
 /// `GET /.well-known/acme-challenge/{token}`
 pub async fn get_challenge(
     api: Api,
     _client: Unauthenticated,
     request: Request,
-) -> Result<Response, Error> {
+) -> Result<Text, Error> {
     let acme = api.acme.as_ref();
     let key_authorization = acme.and_then(|acme| acme.http_challenge(&request.token));
     let key_authorization =
         key_authorization.ok_or_else(|| Error::not_found("no such challenge"))?;
-    Ok(Response { key_authorization })
+    Ok(Text {
+        content_type: "application/octet-stream",
+        body: key_authorization,
+    })
 }

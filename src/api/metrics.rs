@@ -5,16 +5,15 @@
 
 use std::fmt::{Display, Write};
 
-use http::{HeaderValue, header};
 use ruma::api::{
-    BytesBody, IncomingRequest, OutgoingResponse,
+    IncomingRequest,
     auth_scheme::NoAuthentication,
-    error::{DeserializationError, Error as MatrixError, IntoHttpError},
+    error::{DeserializationError, Error as MatrixError},
     metadata,
 };
 use serde_json::Value;
 
-use super::{Api, Error, Unauthenticated, admin};
+use super::{Api, Error, Unauthenticated, admin, text::Text};
 use crate::gauges::{Kind, Reading};
 
 #[derive(Clone, Copy, Debug)]
@@ -27,14 +26,9 @@ metadata! {
     path: "/metrics",
 }
 
-#[derive(Clone, Debug)]
-pub struct Response {
-    text: String,
-}
-
 impl IncomingRequest for Request {
     type EndpointError = MatrixError;
-    type OutgoingResponse = Response;
+    type OutgoingResponse = Text;
 
     fn try_from_http_request_inner(
         _request: http::Request<&[u8]>,
@@ -44,23 +38,8 @@ impl IncomingRequest for Request {
     }
 }
 
-impl OutgoingResponse for Response {
-    type Body = BytesBody;
-
-    fn try_into_http_response_inner(self) -> Result<http::Response<BytesBody>, IntoHttpError> {
-        let mut response = http::Response::new(BytesBody(self.text.into_bytes()));
-        let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
-        Ok(response)
-    }
-}
-
 /// `GET /metrics`
-pub async fn metrics(
-    api: Api,
-    _client: Unauthenticated,
-    _request: Request,
-) -> Result<Response, Error> {
+pub async fn metrics(api: Api, _client: Unauthenticated, _request: Request) -> Result<Text, Error> {
     let status = admin::status::summary(&api).await?;
     let outcomes = api.federation.client().answered().outcomes();
     let mut page = Page::default();
@@ -127,7 +106,10 @@ pub async fn metrics(
         ];
         page.sample("hearth_http_requests_total", &labels, &count);
     }
-    Ok(Response { text: page.0 })
+    Ok(Text {
+        content_type: "text/plain; version=0.0.4; charset=utf-8",
+        body: page.0,
+    })
 }
 
 #[derive(Default)]

@@ -33,6 +33,7 @@ mod keys;
 mod media;
 pub mod metrics;
 mod streamed;
+mod text;
 pub mod welcome;
 
 pub use self::{

@@ -1,15 +1,15 @@
 //! `GET /`: a page for the person who opens the server's address in a browser.
 
-use http::{HeaderValue, header};
+use http::header;
 use ruma::api::{
-    BytesBody, IncomingRequest, OutgoingResponse,
+    IncomingRequest,
     auth_scheme::NoAuthentication,
-    error::{DeserializationError, Error as MatrixError, IntoHttpError},
+    error::{DeserializationError, Error as MatrixError},
     metadata,
 };
 use serde_json::json;
 
-use super::{Api, Error, Unauthenticated};
+use super::{Api, Error, Unauthenticated, text::Text};
 use crate::config::Registration;
 
 #[derive(Clone, Copy, Debug)]
@@ -24,16 +24,9 @@ metadata! {
     path: "/",
 }
 
-/// HTML, or JSON for who does not accept HTML.
-#[derive(Clone, Debug)]
-pub struct Response {
-    content_type: &'static str,
-    body: String,
-}
-
 impl IncomingRequest for Request {
     type EndpointError = MatrixError;
-    type OutgoingResponse = Response;
+    type OutgoingResponse = Text;
 
     fn try_from_http_request_inner(
         request: http::Request<&[u8]>,
@@ -47,29 +40,12 @@ impl IncomingRequest for Request {
     }
 }
 
-impl OutgoingResponse for Response {
-    type Body = BytesBody;
-
-    fn try_into_http_response_inner(self) -> Result<http::Response<BytesBody>, IntoHttpError> {
-        let mut response = http::Response::new(BytesBody(self.body.into_bytes()));
-        let content_type = HeaderValue::from_static(self.content_type);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
-        Ok(response)
-    }
-}
-
-/// `GET /`
-pub async fn welcome(
-    api: Api,
-    _client: Unauthenticated,
-    request: Request,
-) -> Result<Response, Error> {
+/// `GET /`: HTML, or JSON for who does not accept HTML.
+pub async fn welcome(api: Api, _client: Unauthenticated, request: Request) -> Result<Text, Error> {
     let name = &api.config.server_name;
     if !request.accepts_html {
         let about = json!({ "server": "hearth", "server_name": name });
-        return Ok(Response {
+        return Ok(Text {
             content_type: "application/json",
             body: about.to_string(),
         });
@@ -80,7 +56,7 @@ pub async fn welcome(
         Registration::Closed => "Accounts are made by the owner.",
     };
     // A server name has no character that is special in HTML.
-    Ok(Response {
+    Ok(Text {
         content_type: "text/html; charset=utf-8",
         body: format!(
             "<!DOCTYPE html><html lang=en><meta charset=utf-8>\

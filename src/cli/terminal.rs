@@ -64,8 +64,9 @@ pub(super) fn read_line() -> io::Result<String> {
 }
 
 fn prompt_hidden(question: &str) -> io::Result<String> {
-    eprint!("{question}");
+    // What is typed before is not taken: whoever has seen the question may type.
     let _hidden = Hidden::new()?;
+    eprint!("{question}");
     let line = read_typed(io::stdin().lock());
     eprintln!();
     line

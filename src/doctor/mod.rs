@@ -54,12 +54,7 @@ use crate::{
 /// Checks the set-up.
 pub struct Doctor {
     config: Config,
-    acme: Option<Acme>,
-    local: Local,
-    probe: Probe,
-    clock: Clock,
-    pool: Pool,
-    executor: Executor,
+    parts: DoctorParts,
     pub nonce: echo::Nonce,
     runs: Mutex<Runs>,
 }
@@ -88,22 +83,9 @@ pub struct DoctorParts {
 
 impl Doctor {
     pub fn new(config: &Config, parts: DoctorParts) -> Self {
-        let DoctorParts {
-            acme,
-            local,
-            probe,
-            clock,
-            pool,
-            executor,
-        } = parts;
         Self {
             config: config.clone(),
-            acme,
-            local,
-            probe,
-            clock,
-            pool,
-            executor,
+            parts,
             nonce: echo::Nonce::default(),
             runs: Mutex::default(),
         }
@@ -122,13 +104,13 @@ impl Doctor {
         runs.last += 1;
         runs.progress = Some(progress.clone());
         let (doctor, of_run) = (self.clone(), progress.clone());
-        let guard = progress.guard(&self.clock);
+        let guard = progress.guard(&self.parts.clock);
         let run = async move {
             let _guard = guard;
             let findings = doctor.check(is_serving, &of_run).await;
-            of_run.finish(Report::new(findings, doctor.clock.now_ms()));
+            of_run.finish(Report::new(findings, doctor.parts.clock.now_ms()));
         };
-        self.executor.spawn(run).detach();
+        self.parts.executor.spawn(run).detach();
         (runs.last, progress)
     }
 
@@ -158,7 +140,7 @@ impl Doctor {
             let sync = (!is_scarce).then(|| machine::measure_sync(&directory));
             machine::check_disk(space, sync)
         };
-        let disk = self.pool.run(Kind::File, measure).await;
+        let disk = self.parts.pool.run(Kind::File, measure).await;
         let mut findings = disk.unwrap_or_default();
         if is_serving {
             let limit = Memory::limit_of_cgroup().map(|limit| limit as u64);
@@ -180,13 +162,13 @@ impl Doctor {
         let host = name.host();
         let federates = !matches!(self.config.federation, Federation::Off);
         let evidence = progress.step("a server elsewhere", self.evidence(is_serving && federates));
-        let over = (&self.probe, &self.executor);
+        let over = (&self.parts.probe, &self.parts.executor);
         let well_known = async {
             let fetched = zip(
                 well_known::fetch_server(over, name),
                 well_known::fetch_client(over, name),
             );
-            let looked_up = zip(names::look_up(&self.probe, host), fetched);
+            let looked_up = zip(names::look_up(&self.parts.probe, host), fetched);
             let (addresses, (server, client)) = progress.step("the name", looked_up).await;
             (addresses, Delegation::of(name, &server), server, client)
         };
@@ -229,14 +211,14 @@ impl Doctor {
             findings.push(well_known::check_server(name, &delegation, &host, is_found));
             let is_needed = delegation.to().is_some() || !is_found;
             if is_needed && Some(&server_file.visits.site) != client_site.as_ref().map(|it| &it.0) {
-                let (origin, now) = (Origin::Elsewhere, self.clock.now_ms());
+                let (origin, now) = (Origin::Elsewhere, self.parts.clock.now_ms());
                 findings.extend(certificate::check(&server_file.visits, origin, now));
             }
         }
         if let Some(url) = self.config.client_url() {
             findings.extend(well_known::check_client(name, &client_file, &url));
         }
-        if let Some(acme) = &self.acme {
+        if let Some(acme) = &self.parts.acme {
             findings.extend(certificate::check_orders(&acme.status()));
         }
         let echoes = self.check_proxy([client_site, federation_site]);
@@ -246,17 +228,17 @@ impl Doctor {
 
     /// What a notary or another server on the web says, and which notary.
     async fn evidence(&self, may_ask_servers: bool) -> (Evidence, Option<OwnedServerName>) {
-        let over = (&self.probe, &self.executor);
+        let over = (&self.parts.probe, &self.parts.executor);
         let allowed = |notary: &&OwnedServerName| {
             may_ask_servers
                 && **notary != self.config.server_name
                 && self.config.federation.allows(notary)
         };
         if let Some(notary) = self.config.notaries.iter().find(allowed) {
-            let key = self.local.key();
+            let key = self.parts.local.key();
             let (key_id, public) = (key.id().to_string(), key.public_key().encode());
             let identity = self.identity(&key_id, &public);
-            let validity = (self.clock.now_ms(), keys::VALIDITY);
+            let validity = (self.parts.clock.now_ms(), keys::VALIDITY);
             let evidence = elsewhere::request_keys(over, notary, &identity, validity).await;
             return (evidence, Some(notary.clone()));
         }
@@ -283,12 +265,14 @@ impl Doctor {
         let name: &ServerName = &self.config.server_name;
         let delegated = delegation.to();
         let (services, found) = zip(
-            Box::pin(names::look_up_services(&self.probe, name, delegated)),
-            self.probe.discover(name, delegated.map(ToOwned::to_owned)),
+            Box::pin(names::look_up_services(&self.parts.probe, name, delegated)),
+            self.parts
+                .probe
+                .discover(name, delegated.map(ToOwned::to_owned)),
         )
         .await;
         let mut findings: Vec<_> = services.iter().flat_map(names::check_services).collect();
-        let over = (&self.probe, &self.executor);
+        let over = (&self.parts.probe, &self.parts.executor);
         let Some(found) = found else {
             findings.push(Finding::error(
                 "federation",
@@ -300,7 +284,7 @@ impl Doctor {
             ));
             return (findings, None, false);
         };
-        let key = self.local.key();
+        let key = self.parts.local.key();
         let (key_id, public) = (key.id().to_string(), key.public_key().encode());
         let identity = self.identity(&key_id, &public);
         let mut ports: Vec<_> = found
@@ -327,7 +311,8 @@ impl Doctor {
             )
             .await;
             let of_port = reach::check_federation(&identity, &keys, &versions, surroundings);
-            let of_certificate = certificate::check(&keys, self.origin(), self.clock.now_ms());
+            let of_certificate =
+                certificate::check(&keys, self.origin(), self.parts.clock.now_ms());
             let is_fine = |finding: &Finding| finding.state != State::Error;
             is_found |= of_port.iter().chain(&of_certificate).all(is_fine);
             findings.extend(of_port);
@@ -347,16 +332,16 @@ impl Doctor {
         let Some(url) = url.as_deref().and_then(WebUrl::parse) else {
             return (Vec::new(), None);
         };
-        let site = visit::site(&url.host, url.port, self.probe.https_port());
-        let addresses = visit::addresses(&self.probe, &url.host).await;
+        let site = visit::site(&url.host, url.port, self.parts.probe.https_port());
+        let addresses = visit::addresses(&self.parts.probe, &url.host).await;
         let path = format!("{}/_matrix/client/versions", url.path.trim_end_matches('/'));
-        let over = (&self.probe, &self.executor);
+        let over = (&self.parts.probe, &self.parts.executor);
         let visits = visit::get(over, site, &addresses, &path).await;
         let mut findings = reach::check_clients(&visits, surroundings);
         findings.extend(certificate::check(
             &visits,
             self.origin(),
-            self.clock.now_ms(),
+            self.parts.clock.now_ms(),
         ));
         let visit = visits.all.iter().find(|visit| visit.response().is_ok());
         let reached = visit.map(|visit| (visits.site.clone(), visit.address));
@@ -375,7 +360,7 @@ impl Doctor {
             };
             seen.push((site.clone(), address));
             let path = (path, nonce.as_str());
-            let echoes = echo::send(&self.probe, site, address, path, is_proxied).await;
+            let echoes = echo::send(&self.parts.probe, site, address, path, is_proxied).await;
             findings.extend(echo::check(&echoes, is_proxied, self.config.max_upload));
         }
         self.nonce.clear();

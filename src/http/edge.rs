@@ -135,11 +135,16 @@ impl fmt::Debug for Edge {
 impl Edge {
     /// Serves clients and other servers.
     pub fn new(api: Api) -> Self {
-        let api_gauges = api.gauges.clone();
         let edge = Self::with(routes::all(), api, Timeouts::default());
-        let budget = edge.app.state().body_budget.clone();
-        let kind = gauges::Kind::Memory;
-        api_gauges.add(kind, "bodies of requests", move || budget.usage());
+        let state = edge.app.state();
+        for (name, budget) in [
+            ("bodies of requests", &state.body_budget),
+            ("bodies of responses", &state.response_budget),
+        ] {
+            let budget = budget.clone();
+            let usage = move || budget.usage();
+            state.api.gauges.add(gauges::Kind::Memory, name, usage);
+        }
         edge
     }
 

@@ -130,8 +130,8 @@ impl Listeners {
         }))
     }
 
-    /// The addresses of the listeners that have one, those without TLS first. Instead of port 0 they have the port that
-    /// the system chose.
+    /// The addresses of the listeners that have one, those without TLS first. Instead of port 0 they have the
+    /// port that the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
         listeners.filter_map(Listener::address).collect()

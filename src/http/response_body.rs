@@ -99,13 +99,17 @@ impl ResponseBody {
         Self::streamed(Box::pin(chunks), left)
     }
 
-    /// Counts the body as memory of `budget` from now on. The first chunk is made before the response
-    /// begins, so that it can still be an error.
+    /// Counts the body as memory of `budget` from now on, unless it is one frame, which the connection gets at
+    /// once. The first chunk is made before the response begins, so that it can still be an error.
     pub(super) async fn counted(
         mut self,
         budget: &BodyBudget<Sender>,
         owner: Sender,
     ) -> Result<Self, FirstChunkError> {
+        let is_one_frame = |left| left <= MAX_FRAME_BYTES as u64;
+        if self.rest.is_none() && self.left.is_some_and(is_one_frame) {
+            return Ok(self);
+        }
         self.account = Some((budget.clone(), owner));
         let first = match &mut self.chunk {
             Chunk::Uncounted(bytes) if !bytes.is_empty() => Some(Vec::from(std::mem::take(bytes))),

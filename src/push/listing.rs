@@ -1,7 +1,8 @@
 //! The events that notified a user, from all rooms, newest first (client-server API, "Listing Notifications").
 //!
 //! They are read from the timelines of the user's rooms, room by room in the order of the newest notification
-//! that is left. Of invites, those are listed to which the user has not responded. What is read for one response is bounded: the next one goes on from there.
+//! that is left. Of invites, those are listed to which the user has not responded. What is read for one response
+//! is bounded: the next one goes on from there.
 
 use std::collections::{BTreeSet, BinaryHeap};
 

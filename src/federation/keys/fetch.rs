@@ -77,12 +77,12 @@ pub(super) struct KeysInner {
     pub notaries_failed: Cache<OwnedServerName, ()>,
 }
 
-/// On whose account keys are fetched. What a stranger causes is given up early, which is not to keep keys
-/// from others.
+/// For what keys are fetched. A fetch for an unauthenticated request may be given up early, which must not keep
+/// the keys from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Fetcher {
     Own,
-    Stranger,
+    Unauthenticated,
 }
 
 impl Keys {
@@ -196,7 +196,7 @@ impl Keys {
     }
 
     /// The same for a request from `network` that is not known to be of that server.
-    pub(super) async fn fetch_for_stranger(
+    pub(super) async fn fetch_unauthenticated(
         &self,
         server: &ServerName,
         network: IpAddr,

@@ -46,9 +46,9 @@ impl Keys {
             Some(network) if !enough(&self.stored(origin)?) => {
                 let permit = self.0.origin_permits.acquire(network).await;
                 let work = |keys: Self, origin: OwnedServerName| async move {
-                    keys.fetch_for_stranger(&origin, network, permit).await
+                    keys.fetch_unauthenticated(&origin, network, permit).await
                 };
-                self.of_server_by(origin, enough, Fetcher::Stranger, work)
+                self.of_server_by(origin, enough, Fetcher::Unauthenticated, work)
                     .await?
             }
             _ => self.of_server(origin, enough).await?,

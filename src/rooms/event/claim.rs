@@ -30,8 +30,8 @@
 //! - Whether the state before an event rejects it may depend on claims in turn. So that is not asked for
 //!   when a claim meets the known state.
 //! - An event rests on a claim if there is one before it, its own or one before an event that it
-//!   follows. It is authorized as any other, but with a claim of its
-//!   own not by the current state: the state before it is that one, with what is news. A state event must come after the known event of its key, or
+//!   follows. It is authorized as any other, but with a claim of its own not by the current state: the state
+//!   before it is that one, with what is news. A state event must come after the known event of its key, or
 //!   prevail over it, as the entries of a claim: if that state is the true one, it always does. What is
 //!   not accepted then is not rejected for good, either: it stays an outlier, so it is missing to the
 //!   events that follow on it, and it is decided again with the events between, or when another event

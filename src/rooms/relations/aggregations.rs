@@ -18,7 +18,7 @@ use crate::{
         event::{self, StoredEvent},
         timeline::{client_event::Formatter, history_visibility::UserVisibility},
     },
-    store::{Place, Reader, RoomNum, Rows, UserNum},
+    store::{EventNum, Place, Reader, RoomNum, Rows, UserNum},
     users::{self, account_data::ignored_users::IgnoredUsers},
 };
 
@@ -234,9 +234,11 @@ impl Aggregator {
         formatter: &mut Formatter,
         parent: Parent<'_>,
     ) -> Result<Option<Box<RawValue>>, Error> {
-        let Some(event) = self.latest_visible(r, &mut formatter.visibility, parent)? else {
+        let Some(latest) = self.latest_visible(r, &mut formatter.visibility, parent)? else {
             return Ok(None);
         };
+        let mut event = event::load(r, latest)?;
+        formatter.visibility.redact_if_erased(r, &mut event)?;
         self.format_nested(r, formatter, &event, Threads::Leave)
             .map(Some)
     }
@@ -246,14 +248,14 @@ impl Aggregator {
         r: &impl Reader,
         visibility: &mut UserVisibility,
         parent: Parent<'_>,
-    ) -> Result<Option<StoredEvent>, Error> {
+    ) -> Result<Option<EventNum>, Error> {
         for child in parent.newest(r, Kind::Thread, ..=self.upto(), MAX_SKIPPED)? {
             if self.ignores(r, &child)? {
                 continue;
             }
-            let event = event::load(r, child.event)?;
-            if let Some(event) = visibility.visible(r, event)? {
-                return Ok(Some(event));
+            let header = event::header(r, child.event)?;
+            if visibility.can_see(r, child.event, &header)? {
+                return Ok(Some(child.event));
             }
         }
         Ok(None)

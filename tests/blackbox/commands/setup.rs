@@ -274,7 +274,6 @@ fn setup_at_a_terminal_hides_the_password_and_shows_a_qr_code() {
 }
 
 #[test]
-#[ignore = "waits for ever where the test runs in the background of a session"]
 fn ctrl_c_at_a_password_leaves_the_terminal_as_it_was() {
     let owner = Owner::new();
     let server = owner.start();

@@ -165,12 +165,12 @@ fn the_keys_of_a_new_server_do_not_wait_for_the_silent_servers_that_many_network
             .header("x-forwarded-for", format!("10.{}.0.1", number % 40));
         request.body(Vec::new()).expect("a valid request")
     });
-    let newcomer = MockOrigin::new(&here);
-    let mut signed = newcomer.request(&here, Method::GET, path, &Value::Null);
+    let honest = MockOrigin::new(&here);
+    let mut signed = honest.request(&here, Method::GET, path, &Value::Null);
     let network = HeaderValue::from_static("10.99.0.1");
     signed.headers_mut().insert("x-forwarded-for", network);
     let (response, waiting) = here.respond_before(unsigned.collect(), signed);
     assert_ne!(parse(&response).0, 401);
-    // Each network waited for the newcomer with two requests at least, but for a few that had two slots.
+    // Each network waited for the honest server with two requests at least, but for a few that had two slots.
     assert!(waiting > 48, "{waiting}");
 }
