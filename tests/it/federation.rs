@@ -2,6 +2,7 @@
 
 mod backoff;
 mod blocked_rooms;
+mod denied_servers;
 mod device_list_resync;
 mod device_lists;
 mod device_queries;
@@ -10,6 +11,7 @@ mod e2ee_keys;
 mod edus;
 mod invites;
 mod join;
+mod join_responses;
 mod media;
 mod mock_origin;
 mod mock_server;

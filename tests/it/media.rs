@@ -376,6 +376,27 @@ fn media_id_is_created_before_the_asynchronous_upload() {
 }
 
 #[test]
+fn of_two_concurrent_uploads_to_a_media_id_one_is_stored() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let uri = create_media(&alice)["content_uri"].clone();
+    let path = download_path(&uri).replace(DOWNLOAD, UPLOAD);
+    let upload = |content: &[u8]| {
+        let token = format!("Bearer {}", alice.token);
+        let request = Request::put(&path).header("authorization", token);
+        request.body(content.to_vec()).expect("a request")
+    };
+    let contents: [&[u8]; 2] = [b"one", b"other"];
+    let responses = server.respond_all(contents.map(upload).to_vec());
+    let stored: Vec<_> = (0..2)
+        .filter(|index| responses[*index].status() == 200)
+        .collect();
+    assert_eq!(stored.len(), 1, "{responses:?}");
+    let download = get(&server, &alice, &download_path(&uri), &[]);
+    assert_eq!(download.body(), contents[stored[0]]);
+}
+
+#[test]
 fn download_waits_for_the_asynchronous_upload() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -74,6 +74,12 @@ fn a_room_can_be_reported_by_who_may_know_of_it_and_any_user_by_anyone() {
     for user in [alice.user_id.as_str(), "@nobody:localhost", "@a:elsewhere"] {
         assert_eq!(expect_ok(report_user(&bob, user)), json!({}));
     }
+    // Made-up names do not displace reports, and the answer does not tell who exists.
+    let listed = expect_ok(server.administer("reports", &json!({})));
+    let listed = listed["reports"].as_array().expect("a list");
+    let users = listed.iter().map(|report| &report["user_id"]);
+    let users: Vec<_> = users.filter(|user| user.is_string()).collect();
+    assert_eq!(users, [&json!(alice.user_id)], "{listed:?}");
 }
 
 #[test]

@@ -86,6 +86,22 @@ fn only_an_administrator_restricts_accounts_and_no_other_administrator() {
 }
 
 #[test]
+fn administrators_neither_see_nor_change_restrictions_of_each_other() {
+    let server = TestServer::new();
+    let (admin, other) = (server.register("admin"), server.register("other"));
+    expect_ok(server.administer("user/admin", &json!({ "user": "other", "is_set": true })));
+    for action in ["lock", "suspend"] {
+        for (one, another) in [(&admin, &other), (&other, &admin)] {
+            let path = admin_path(action, &another.user_id);
+            expect_error(&one.get(&path), 403, "M_FORBIDDEN");
+            let restricted = restrict(one, action, &another.user_id, true);
+            expect_error(&restricted, 403, "M_FORBIDDEN");
+        }
+    }
+    assert!(admin.is_logged_in() && other.is_logged_in());
+}
+
+#[test]
 fn a_lock_ends_all_waiting_syncs_at_once() {
     let server = TestServer::new();
     let (admin, bob) = (server.register("admin"), server.register("bob"));

@@ -487,3 +487,21 @@ fn registration_token_attempts_are_rate_limited() {
     assert_eq!(statuses.first(), Some(&401));
     assert_eq!(statuses.last(), Some(&429));
 }
+
+#[test]
+fn registrations_and_passwords_of_registrations_are_rate_limited() {
+    let server = TestServer::with("registration = \"open\"\nrate_limits = true");
+    let registered = |number: usize| {
+        let mut body = with_auth(registration(), json!({ "type": "m.login.dummy" }));
+        body["username"] = format!("user{number}").into();
+        register(&server, body).0
+    };
+    let statuses: Vec<_> = (0..6).map(registered).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
+    // A password that is sent before the first stage is hashed, which counts like a login.
+    for _ in 0..20 {
+        let login = server.post("/_matrix/client/v3/login", json!({ "type": "none" }));
+        expect_error(&login, 400, "M_UNKNOWN");
+    }
+    expect_error(&register(&server, registration()), 429, "M_LIMIT_EXCEEDED");
+}

@@ -153,3 +153,25 @@ fn the_receipt_of_a_client_that_hangs_up_is_sent_to_other_servers() {
     }
     panic!("the receipt did not arrive");
 }
+
+#[test]
+fn private_receipts_do_not_leave_the_server() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let synced = sync(&alice, None);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    let events = timeline.as_array().expect("events");
+    let last = events.last().expect("an event")["event_id"].as_str();
+    let event = percent_encode(last.expect("an id"));
+    let since = next_batch(&sync(&bob, None)).to_owned();
+    let read = room_path(&room, &format!("receipt/m.read.private/{event}"));
+    expect_ok(alice.post(&read, json!({})));
+    // EDUs of a room are sent in their order.
+    let typing = room_path(&room, &format!("typing/{}", percent_encode(&alice.user_id)));
+    expect_ok(alice.put(&typing, json!({ "typing": true, "timeout": 30_000 })));
+    let response = sync_with(&bob, &[("since", &since), ("timeout", "10000")]);
+    let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"];
+    assert_eq!(ephemeral.as_array().map(Vec::len), Some(1), "{response}");
+    assert_eq!(ephemeral[0]["type"], "m.typing");
+}

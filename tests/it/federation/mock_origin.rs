@@ -1,6 +1,6 @@
 //! A mock homeserver that publishes its key and signs what a test makes up.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hearth::protocol::ServerKey;
 use http::{Method, Request};
@@ -11,8 +11,9 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
+    client_api::percent_encode,
     mock_web_server::MockWebServer,
-    test_server::{JsonResponse, TestServer, parse},
+    test_server::{JsonResponse, TestServer, expect_ok, parse},
 };
 
 /// A server whose name has another host than that of a [`MockOrigin`], which is what a server ACL compares.
@@ -24,9 +25,13 @@ pub fn server_with_another_host() -> TestServer {
     ))
 }
 
+/// The starts of paths, and what they are answered with.
+type Answers = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 pub struct MockOrigin {
     key: ServerKey,
     server: MockWebServer,
+    answers: Answers,
 }
 
 impl MockOrigin {
@@ -35,8 +40,20 @@ impl MockOrigin {
         let key = ServerKey::generate();
         let published: Arc<OnceLock<Vec<u8>>> = Arc::default();
         let keys = published.clone();
-        let server = MockWebServer::with_json(0, move |_| keys.get().cloned());
-        let origin = Self { key, server };
+        let answers = Answers::default();
+        let prepared = answers.clone();
+        let server = MockWebServer::with_json(0, move |path| {
+            let prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = prepared.iter().rfind(|(start, _)| path.starts_with(start));
+            answer
+                .map(|(_, answer)| answer.clone())
+                .or_else(|| keys.get().cloned())
+        });
+        let origin = Self {
+            key,
+            server,
+            answers,
+        };
         let keys = origin.sign(json!({
             "server_name": origin.name(),
             "verify_keys": { origin.key.id().as_str(): { "key": origin.key.public_key() } },
@@ -60,6 +77,13 @@ impl MockOrigin {
         format!("@{name}:{}", self.name())
     }
 
+    /// Answers requests whose path starts with `start`, without its query, with `answer` from now on.
+    pub fn answer(&self, start: &str, answer: &Value) {
+        let answer = (start.to_owned(), answer.to_string().into_bytes());
+        let answers = self.answers.lock();
+        answers.unwrap_or_else(PoisonError::into_inner).push(answer);
+    }
+
     fn sign(&self, object: Value) -> Value {
         let mut object: CanonicalJsonObject = serde_json::from_value(object).expect("an object");
         sign_json(&self.name(), &self.key, &mut object).expect("it is signed");
@@ -75,6 +99,17 @@ impl MockOrigin {
         let id = ruma::signatures::reference_hash(&event, &rules).expect("a hash");
         let event = serde_json::to_value(event).expect("JSON");
         (format!("${id}"), event)
+    }
+
+    /// Joins this user of its own to a room of `there`.
+    pub fn join(&self, there: &TestServer, version: &RoomVersionId, (user, room): (&str, &str)) {
+        let (room, user) = (percent_encode(room), percent_encode(user));
+        let template = format!("/_matrix/federation/v1/make_join/{room}/{user}?ver={version}");
+        let mut template = expect_ok(self.send(there, Method::GET, &template, &Value::Null));
+        let (id, join) = self.event(version, template["event"].take());
+        let id = percent_encode(&id);
+        let path = format!("/_matrix/federation/v2/send_join/{room}/{id}");
+        expect_ok(self.send(there, Method::PUT, &path, &join));
     }
 
     /// Sends a signed request. The body of a `GET` is `null`.

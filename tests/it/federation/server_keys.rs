@@ -2,17 +2,22 @@
 
 use std::{net::TcpListener, time::Duration};
 
+use hearth::{
+    protocol::ServerKey,
+    rooms::Local,
+    store::{Reader, Records},
+};
 use http::{HeaderValue, Method, Request};
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, RoomVersionId,
     serde::Base64,
-    signatures::{PublicKeyMap, verify_json},
+    signatures::{PublicKeyMap, hash_and_sign_event, verify_json},
 };
 use serde_json::{Value, json};
 
 use super::mock_origin::MockOrigin;
 use crate::{
-    client_api::{create_room, percent_encode},
+    client_api::{create_room, message_bodies, percent_encode, room_path, sync},
     mock_web_server::MockWebServer,
     test_server::{TestServer, expect_error, expect_ok, parse},
 };
@@ -173,4 +178,72 @@ fn the_keys_of_a_new_server_do_not_wait_for_the_silent_servers_that_many_network
     assert_ne!(parse(&response).0, 401);
     // Each network waited for the honest server with two requests at least, but for a few that had two slots.
     assert!(waiting > 48, "{waiting}");
+}
+
+#[test]
+fn after_a_rotation_the_old_key_is_published_as_old_and_signs_no_new_events() {
+    let [mut here] = TestServer::federating();
+    let origin = MockOrigin::new(&here);
+    let version = RoomVersionId::V11;
+    let (token, room) = {
+        let alice = here.register("alice");
+        let body = json!({ "preset": "public_chat", "room_version": version });
+        (alice.token.clone(), create_room(&alice, body))
+    };
+    let eve = origin.user("eve");
+    origin.join(&here, &version, (&eve, &room));
+    let rotate = Local::rotate_key(here.store(), here.name().to_owned(), here.clock.now_ms());
+    let (old, new) = here.run(rotate).expect("the key is rotated");
+    let old = old.expect("there was a key");
+    here.restart();
+    let keys = own_keys(&here);
+    let ids = |field: &str| {
+        let keys = keys[field].as_object().expect("keys");
+        keys.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(ids("verify_keys"), [new]);
+    assert_eq!(ids("old_verify_keys"), [old.clone()]);
+    // Who has the old key makes up a message of alice's.
+    let row = here.store().read(|s| s.signing_keys()?.load(&*old));
+    let seed = row.expect("a read").expect("the key is kept").seed;
+    let (_, name) = old.split_once(':').expect("an algorithm and a name");
+    let key = ServerKey::from_seed(seed, name).expect("a key");
+    let alice = here.user_with_token(&token);
+    let state = expect_ok(alice.get(&room_path(&room, "state")));
+    let id_of = |kind: &str, state_key: &str| {
+        let events = state.as_array().expect("events");
+        let found = events
+            .iter()
+            .find(|event| event["type"] == kind && event["state_key"] == state_key);
+        found.expect("an event")["event_id"].clone()
+    };
+    let send = |seconds: i64| {
+        let ts = i64::try_from(here.clock.now_ms()).expect("a time") + 1000 * seconds;
+        let event = json!({
+            "type": "m.room.message", "room_id": room, "sender": alice.user_id,
+            "content": { "msgtype": "m.text", "body": format!("{seconds}") },
+            "auth_events": [
+                id_of("m.room.create", ""),
+                id_of("m.room.power_levels", ""),
+                id_of("m.room.member", &alice.user_id),
+            ],
+            "prev_events": [id_of("m.room.member", &eve)], "depth": 20, "origin_server_ts": ts,
+        });
+        let rules = version.rules().expect("a known version");
+        let mut event: CanonicalJsonObject = serde_json::from_value(event).expect("an object");
+        hash_and_sign_event(here.name().as_str(), &key, &mut event, &rules.redaction)
+            .expect("it is signed");
+        let path = format!("/_matrix/federation/v1/send/{}", seconds.abs());
+        let transaction = json!({
+            "origin": origin.name(), "origin_server_ts": ts, "pdus": [event], "edus": [],
+        });
+        let response = expect_ok(origin.send(&here, Method::PUT, &path, &transaction));
+        let results = response["pdus"].as_object().expect("results");
+        results.values().all(|result| result["error"].is_null())
+    };
+    assert!(!send(1), "the key had expired");
+    assert!(send(-1), "the key was valid");
+    let synced = sync(&alice, None);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    assert_eq!(message_bodies(timeline), ["-1"]);
 }
