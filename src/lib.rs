@@ -2,6 +2,7 @@
 
 pub mod acme;
 pub mod api;
+pub mod backup;
 pub mod body_budget;
 pub mod cache;
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod push;
 pub mod rates;
 pub mod request_counts;
 pub mod rooms;
+pub mod runs;
 pub mod server;
 pub mod shares;
 pub mod single_flight;

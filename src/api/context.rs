@@ -7,6 +7,7 @@ use ruma::RoomId;
 use super::{Error, Session, Unauthenticated};
 use crate::{
     acme::Acme,
+    backup::Backups,
     clock::Clock,
     config::Config,
     doctor::Doctor,
@@ -38,6 +39,7 @@ pub type Api = Arc<Context>;
 pub struct Context {
     pub config: Config,
     pub acme: Option<Acme>,
+    pub backups: Arc<Backups>,
     pub clock: Clock,
     pub doctor: Arc<Doctor>,
     /// What the parts use.

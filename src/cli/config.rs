@@ -20,8 +20,16 @@ pub(super) fn load(file: Option<&Path>) -> Result<Config, ExitCode> {
 
 /// Only the data directory of the settings in `file`: a command needs no secrets to find a running server.
 pub(super) fn data_dir(file: Option<&Path>) -> Result<PathBuf, ExitCode> {
-    let settings = Settings::load(file).map_err(|error| print_error(file, &error))?;
-    Ok(settings.data_dir)
+    Ok(settings(file)?.data_dir)
+}
+
+/// The same of the directory of the backups.
+pub(super) fn backup_dir(file: Option<&Path>) -> Result<Option<PathBuf>, ExitCode> {
+    Ok(settings(file)?.backup_dir)
+}
+
+fn settings(file: Option<&Path>) -> Result<Settings, ExitCode> {
+    Settings::load(file).map_err(|error| print_error(file, &error))
 }
 
 /// The file with the settings of the server that a command is for: `given`, or that of the packages. Without

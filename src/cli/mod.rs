@@ -2,6 +2,7 @@
 
 mod admin;
 mod announce;
+mod backup;
 mod config;
 mod doctor;
 mod federation;
@@ -11,6 +12,7 @@ mod media;
 mod output;
 mod push;
 mod reports;
+mod restore;
 mod room;
 mod rotate_key;
 mod serve;
@@ -40,6 +42,8 @@ enum Command {
     Serve(serve::Serve),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     User(user::User),
     Invite(invite::Invite),
     Room(room::Room),
@@ -65,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Backup(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::User(command) => command.run(),
         Command::Invite(command) => command.run(),
         Command::Room(command) => command.run(),

@@ -20,6 +20,7 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
     Some(match key {
         "server_name" => "a domain name such as \"example.org\", which is the end of every user id",
         "data_dir" => "the path of a directory, such as \"/var/lib/hearth\"",
+        "backup_dir" => "the path of a directory, such as \"/var/lib/hearth-backup\"",
         "listen" => {
             "a list of addresses with ports, such as [\"127.0.0.1:8008\"], or of paths, such as \
              [\"unix:/run/hearth/hearth.sock\"]; a host name in it has to resolve"

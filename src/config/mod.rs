@@ -57,6 +57,10 @@ pub struct Config {
     /// It can never be changed.
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,
+    /// Where the backups of every night go.
+    pub backup_dir: Option<PathBuf>,
+    /// The file with the settings, which is in the backups.
+    pub file: Option<PathBuf>,
     /// Without TLS.
     pub listen: Listen,
     pub tls: Option<Tls>,
@@ -133,7 +137,11 @@ impl Config {
         if let Some(directory) = credentials {
             settings.load_credentials(directory)?;
         }
-        settings.try_into()
+        let config = Self::try_from(settings)?;
+        Ok(Self {
+            file: file.map(Path::to_owned),
+            ..config
+        })
     }
 
     /// Where clients reach the server. A public server name is served at its own host, by a TLS listener
@@ -184,6 +192,8 @@ impl TryFrom<Settings> for Config {
         Ok(Self {
             server_name: settings.server_name,
             data_dir: settings.data_dir,
+            backup_dir: settings.backup_dir,
+            file: None,
             listen: settings.listen,
             tls,
             public_url: settings.public_url,

@@ -36,6 +36,7 @@ use super::{
 pub struct Settings {
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,
+    pub backup_dir: Option<PathBuf>,
     pub listen: Listen,
     pub tls_listen: Addresses,
     pub tls_certificate: Option<PathBuf>,
@@ -84,6 +85,7 @@ impl Default for Settings {
         Self {
             server_name: owned_server_name!("localhost"),
             data_dir: PathBuf::from("./hearth-data"),
+            backup_dir: None,
             listen: Listen {
                 addresses: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
                 paths: Vec::new(),
@@ -310,6 +312,7 @@ mod tests {
         let mut shown = Settings::parse(&example()).unwrap();
         // Settings without a default have an example value.
         for path in [
+            &mut shown.backup_dir,
             &mut shown.tls_certificate,
             &mut shown.tls_key,
             &mut shown.extra_ca,

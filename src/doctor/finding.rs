@@ -124,6 +124,16 @@ impl Report {
             findings,
         }
     }
+
+    /// That of a check whose task has panicked.
+    pub fn of_failed_check(checked_ts: u64) -> Self {
+        let failed = Finding::error(
+            "doctor",
+            "The check itself has failed before it was done.",
+            "This is a fault of hearth: please report it, with what the log says at this time.",
+        );
+        Self::new(vec![failed], checked_ts)
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! - [`names`], [`well_known`], [`certificate`] and [`reach`] look at what others see, through the resolver that
 //!   is used for other servers, but without its caches (`federation::probe`).
 //! - [`elsewhere`] lets a notary look; [`echo`] sends requests to this server through its own proxy.
-//! - [`machine`] looks at disk, memory and the unit.
+//! - [`machine`] looks at disk, memory and the unit, [`backups`] at how old the last backup is.
 //! - [`nightly`] does all of it once a day.
 //!
 //! Each module gathers facts first and then judges them. Every lookup and request has a timeout and a limit, and
 //! those that do not need each other's result run concurrently. Nothing is written but a file to measure the disk.
 
+mod backups;
 mod certificate;
 pub mod echo;
 mod elsewhere;
@@ -16,12 +17,11 @@ mod finding;
 mod machine;
 mod names;
 pub mod nightly;
-mod progress;
 mod reach;
 mod visit;
 mod well_known;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ruma::{OwnedServerName, ServerName};
 use smol::future::zip;
@@ -35,10 +35,10 @@ use self::{
 pub use self::{
     echo::Echo,
     finding::{Finding, Report, State},
-    progress::Progress,
 };
 use crate::{
     acme::Acme,
+    backup,
     clock::Clock,
     config::{Config, Federation, Memory},
     executor::Executor,
@@ -48,7 +48,8 @@ use crate::{
     },
     pool::{Kind, Pool},
     rooms::Local,
-    store::Space,
+    runs::{Progress, Runs},
+    store::{Space, Store},
 };
 
 /// Checks the set-up.
@@ -56,13 +57,7 @@ pub struct Doctor {
     config: Config,
     parts: DoctorParts,
     pub nonce: echo::Nonce,
-    runs: Mutex<Runs>,
-}
-
-#[derive(Default)]
-struct Runs {
-    last: u64,
-    progress: Option<Arc<Progress>>,
+    runs: Runs<Report>,
 }
 
 impl std::fmt::Debug for Doctor {
@@ -79,6 +74,7 @@ pub struct DoctorParts {
     pub clock: Clock,
     pub pool: Pool,
     pub executor: Executor,
+    pub store: Store,
 }
 
 impl Doctor {
@@ -87,44 +83,32 @@ impl Doctor {
             config: config.clone(),
             parts,
             nonce: echo::Nonce::default(),
-            runs: Mutex::default(),
+            runs: Runs::default(),
         }
     }
 
     /// Joins the run that is under way, or starts one. Without listeners (`is_serving`), what needs them is left
     /// out.
-    pub fn start(self: &Arc<Self>, is_serving: bool) -> (u64, Arc<Progress>) {
-        let mut runs = self.runs();
-        if let Some(progress) = &runs.progress
-            && progress.report().is_none()
-        {
-            return (runs.last, progress.clone());
-        }
-        let progress = Arc::new(Progress::default());
-        runs.last += 1;
-        runs.progress = Some(progress.clone());
-        let (doctor, of_run) = (self.clone(), progress.clone());
-        let guard = progress.guard(&self.parts.clock);
-        let run = async move {
-            let _guard = guard;
-            let findings = doctor.check(is_serving, &of_run).await;
-            of_run.finish(Report::new(findings, doctor.parts.clock.now_ms()));
-        };
-        self.parts.executor.spawn(run).detach();
-        (runs.last, progress)
+    pub fn start(self: &Arc<Self>, is_serving: bool) -> (u64, Arc<Progress<Report>>) {
+        self.runs.join_or_start(|progress| {
+            let doctor = self.clone();
+            let clock = self.parts.clock.clone();
+            let guard = progress.guard(move || Report::of_failed_check(clock.now_ms()));
+            let run = async move {
+                let _guard = guard;
+                let findings = doctor.check(is_serving, &progress).await;
+                progress.finish(Report::new(findings, doctor.parts.clock.now_ms()));
+            };
+            self.parts.executor.spawn(run).detach();
+        })
     }
 
     /// The run with this number, if it is the last one.
-    pub fn run(&self, number: u64) -> Option<Arc<Progress>> {
-        let runs = self.runs();
-        runs.progress.clone().filter(|_| runs.last == number)
+    pub fn run(&self, number: u64) -> Option<Arc<Progress<Report>>> {
+        self.runs.get(number)
     }
 
-    fn runs(&self) -> MutexGuard<'_, Runs> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn check(&self, is_serving: bool, progress: &Progress) -> Vec<Finding> {
+    async fn check(&self, is_serving: bool, progress: &Progress<Report>) -> Vec<Finding> {
         let machine = progress.step("the machine", self.check_machine(is_serving));
         let network = self.check_network(is_serving, progress);
         let (mut findings, network) = zip(machine, Box::pin(network)).await;
@@ -142,6 +126,10 @@ impl Doctor {
         };
         let disk = self.parts.pool.run(Kind::File, measure).await;
         let mut findings = disk.unwrap_or_default();
+        // If the disk fails, the finding above says so.
+        if let Ok(record) = self.parts.store.read(backup::Record::load) {
+            findings.push(self.check_backups(record).await);
+        }
         if is_serving {
             let limit = Memory::limit_of_cgroup().map(|limit| limit as u64);
             let total = machine::total_memory();
@@ -151,7 +139,20 @@ impl Doctor {
         findings
     }
 
-    async fn check_network(&self, is_serving: bool, progress: &Progress) -> Vec<Finding> {
+    async fn check_backups(&self, record: backup::Record) -> Finding {
+        let directory = self.config.backup_dir.clone();
+        let data_dir = self.config.data_dir.clone();
+        let compare = {
+            let directory = directory.clone();
+            move || directory.is_some_and(|it| backups::is_same_disk(&it, &data_dir))
+        };
+        let is_same_disk = self.parts.pool.run(Kind::File, compare).await;
+        let now = self.parts.clock.now_ms();
+        let is_same_disk = is_same_disk.unwrap_or(false);
+        backups::check(directory.as_deref(), &record, is_same_disk, now)
+    }
+
+    async fn check_network(&self, is_serving: bool, progress: &Progress<Report>) -> Vec<Finding> {
         let name = &self.config.server_name;
         if self.config.is_local() {
             let problem = format!("Only this machine can reach a server named {name}.");

@@ -93,7 +93,7 @@ pub async fn check(
 async fn look(doctor: &Arc<Doctor>) -> Option<Arc<Report>> {
     let (_, progress) = doctor.start(true);
     progress.finished().await;
-    progress.report()
+    progress.result()
 }
 
 fn is_known_red(r: &impl Reader) -> Result<bool, store::Error> {

@@ -55,8 +55,8 @@ pub(super) fn metrics() -> Vec<Route> {
 /// The operations of the owner.
 pub(super) fn admin() -> Vec<Route> {
     use admin::{
-        doctor, federation, invite, log, media, push, report, room, server_notices, status, user,
-        why,
+        backup, doctor, federation, invite, log, media, push, report, room, server_notices, status,
+        user, why,
     };
 
     vec![
@@ -64,6 +64,7 @@ pub(super) fn admin() -> Vec<Route> {
             "/_hearth/admin/v1/announce",
             server_notices::announce_as_owner,
         ),
+        Route::operation("/_hearth/admin/v1/backup", backup::make),
         Route::operation("/_hearth/admin/v1/doctor", doctor::check),
         Route::operation("/_hearth/admin/v1/federation/retry", federation::retry),
         Route::operation("/_hearth/admin/v1/federation/show", federation::show),

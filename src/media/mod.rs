@@ -31,10 +31,13 @@ mod upload_waiters;
 pub use self::{
     admin::{MediaSelector, MediaUsage, Usage, bytes, delete, protect, quarantine, usage},
     error::Error,
-    files::{FileReader, FileWriter, FinishedFile},
+    files::{
+        FileId, FileReader, FileWriter, FinishedFile, file_path, files_directory, parse_file_id,
+    },
     html_metadata::{PageMetadata, parse as parse_html_metadata},
     picture::PictureInfo,
     removal::{remove_redacted, remove_uploads_of},
+    rows::{is_known, kept_files, remove_cached},
     service::{Media, MediaInfo, StoredMedia, is_media_id},
     thumbnails::ThumbnailRequest,
 };

@@ -1,6 +1,8 @@
 //! The tables of media: files, the media that have them, who uploaded them, the cache, thumbnails, and which
 //! files are to be deleted.
 
+use std::ops::Bound;
+
 use ruma::ServerName;
 
 use super::{error::Error, files::FileId};
@@ -94,8 +96,35 @@ pub(super) fn put(
     Ok(tx.media_of_file()?.insert((media.file, key.0, key.1), ())?)
 }
 
+/// At most `limit` files after `after`, in the order of their ids and with their sizes, that can be neither fetched nor
+/// made again.
+pub fn kept_files(
+    r: &impl Reader,
+    after: Option<FileId>,
+    limit: usize,
+) -> Result<Vec<(FileId, u64)>, store::Error> {
+    let (files, cached) = (r.media_files()?, r.cached_files()?);
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut kept = Vec::new();
+    for row in files.range((start, Bound::Unbounded))? {
+        let (id, file) = row?;
+        if !cached.has(id.value())? {
+            kept.push((id.value(), file.record(&id)?.size));
+        }
+        if kept.len() >= limit {
+            break;
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes at most `limit` files that can be fetched or made again; how many.
+pub fn remove_cached(tx: &Tx, limit: usize) -> Result<usize, Error> {
+    evict(tx, u64::MAX, limit, None)
+}
+
 /// Whether a row names the file.
-pub(super) fn is_known(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
+pub fn is_known(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
     reader.media_files()?.has(file)
 }
 

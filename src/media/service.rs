@@ -8,7 +8,7 @@ use smol::lock::Mutex;
 
 use super::{
     error::Error,
-    files::{Files, FinishedFile},
+    files::{self, Files, FinishedFile},
     rows,
     upload_waiters::UploadWaiters,
 };
@@ -126,7 +126,7 @@ impl Media {
         pool: &Pool,
         executor: &Executor,
     ) -> Self {
-        let directory = config.data_dir.join("media");
+        let directory = config.data_dir.join(files::DIRECTORY);
         Self(Arc::new(Inner {
             server_name: config.server_name.clone(),
             store: store.clone(),

@@ -1,7 +1,7 @@
 use std::{io, path::PathBuf};
 
 use crate::{
-    acme, federation,
+    acme, backup, federation,
     http::{CertificateError, ListenError},
     media, rooms, store,
 };
@@ -42,6 +42,18 @@ pub enum Error {
         .0.display()
     )]
     StartPanicked(PathBuf),
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
+    #[error(
+        "there is a database in {} already: with `--force` it is moved aside, and what is in it is not in the \
+         restored one",
+        .0.display()
+    )]
+    HasData(PathBuf),
+    #[error("the backup is of {backup}, and the settings are for {settings} (`server_name`)")]
+    OtherServer { backup: String, settings: String },
+    #[error("cannot write to {}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }

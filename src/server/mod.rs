@@ -5,7 +5,9 @@
 //! store closes.
 
 mod error;
+mod offline;
 mod owner;
+mod restore;
 mod services;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
@@ -18,8 +20,12 @@ use smol::{
     stream::StreamExt,
 };
 
-pub use self::error::Error;
-use self::services::{Services, open_store};
+use self::services::Services;
+pub use self::{
+    error::Error,
+    offline::{create_data, give_files_to_owner, offline, with_store},
+    restore::{Restored, restore},
+};
 use crate::{
     acme::{self, Acme},
     clock::Clock,
@@ -188,66 +194,6 @@ async fn end_of(task: &mut Task<()>, name: &'static str) -> Error {
     // The panic hook has logged why.
     let _ = AssertUnwindSafe(task).catch_unwind().await;
     Error::Ended(name)
-}
-
-/// Runs `action` on the store of a server that is not running.
-pub fn with_store<T>(
-    config: &Config,
-    action: impl AsyncFnOnce(&Store) -> Result<T, Error>,
-) -> Result<T, Error> {
-    if !Store::exists(&config.data_dir) {
-        return Err(Error::NoData(config.data_dir.clone()));
-    }
-    let executor = Executor::default();
-    let _files = owner::FilesOfRoot(&config.data_dir);
-    smol::block_on(executor.run(async {
-        let store = open_store(config, Pool::default()).await?;
-        let publishing = executor.spawn(store.clone().publish(|_| {}));
-        let result = action(&store).await;
-        store.close().await;
-        publishing.await;
-        result
-    }))
-}
-
-/// Makes the database of a new server.
-pub fn create_data(config: &Config) -> Result<(), Error> {
-    let executor = Executor::default();
-    smol::block_on(executor.run(async {
-        let store = open_store(config, Pool::default()).await?;
-        let publishing = executor.spawn(store.clone().publish(|_| {}));
-        store.close().await;
-        publishing.await;
-        Ok(())
-    }))
-}
-
-/// Runs `action` on a server that is not running: with an edge that answers the owner in this process.
-/// Meanwhile nothing is sent to other servers and push gateways; it stays queued.
-pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Result<T, Error> {
-    if !Store::exists(&config.data_dir) {
-        return Err(Error::NoData(config.data_dir));
-    }
-    let executor = Executor::default();
-    let data_dir = config.data_dir.clone();
-    let _files = owner::FilesOfRoot(&data_dir);
-    smol::block_on(executor.run(async {
-        let (stop, stopping) = stop::channel();
-        let (clock, pool) = (Clock::default(), Pool::default());
-        let services = Services::start(
-            &executor,
-            config,
-            (None, Arc::default()),
-            clock,
-            pool,
-            stopping,
-        )
-        .await?;
-        let result = action(&Edge::admin(services.api.clone())).await;
-        stop.now();
-        services.stop().await;
-        Ok(result)
-    }))
 }
 
 /// The certificate for TLS, and who gets it if it is not in files.

@@ -14,6 +14,7 @@ use super::error::Error;
 use crate::{
     acme::Acme,
     api::{Api, Context},
+    backup::{BackupParts, Backups},
     clock::Clock,
     config::Config,
     doctor::{
@@ -131,9 +132,18 @@ impl Services {
             clock: clock.clone(),
             pool: pool.clone(),
             executor: executor.clone(),
+            store: store.clone(),
+        };
+        let of_backups = BackupParts {
+            store: store.clone(),
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+            stopping: stopping.clone(),
         };
         let api = Context {
             acme,
+            backups: Arc::new(Backups::new(&config, of_backups)),
             doctor: Arc::new(Doctor::new(&config, parts)),
             gauges,
             local,
@@ -247,6 +257,7 @@ fn add_gauges(api: &Api) {
 }
 
 async fn check_as_at_night(api: &Api, pause: impl Future<Output = ()>) {
+    api.backups.make_nightly().await;
     let notices_user = &api.config.notices_user;
     nightly::check(
         &api.doctor,

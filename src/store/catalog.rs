@@ -78,7 +78,7 @@ macro_rules! tables {
 
 /// A committed state of the database. Keep it for a short time: redb keeps the pages of a live snapshot.
 pub struct Snapshot {
-    txn: ReadTransaction,
+    pub(super) txn: ReadTransaction,
     open: Open,
 }
 

@@ -99,7 +99,10 @@ impl Disk {
                 "the disk failed when hearth last ran: checking every page of {}",
                 file.display()
             );
-            forget_cached(&file)?;
+            // It may hold pages that are not on the disk.
+            if file.exists() {
+                forget_cached(&File::open(&file)?)?;
+            }
         }
         let repaired = Rc::new(Cell::new(false));
         let backend = self.backend(&file, health)?;
@@ -233,6 +236,16 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Whether another process has the database in `directory` open.
+pub fn is_in_use(directory: &Path) -> bool {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(directory.join(DATABASE));
+    let opened = file.map(FileBackend::new);
+    matches!(opened, Ok(Err(DatabaseError::DatabaseAlreadyOpen)))
+}
+
 /// How many bytes of the disk the database in `directory` uses.
 pub fn database_size(directory: &Path) -> io::Result<u64> {
     let file = directory.join(DATABASE).metadata()?;
@@ -277,13 +290,10 @@ impl FileSystem for OsFileSystem {
     }
 }
 
-/// Drops the system's cache of `file`: after a failed sync it may hold pages that are not on the disk.
-fn forget_cached(file: &Path) -> io::Result<()> {
+/// Drops the system's cache of what is on the disk of `file`.
+pub(super) fn forget_cached(file: &File) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    if file.exists() {
-        let file = File::open(file)?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    }
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@
 mod backend;
 mod batch;
 mod catalog;
+mod copy;
 mod disk;
 mod effects;
 mod error;
@@ -59,7 +60,8 @@ use self::{
 };
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
-    disk::{Options, create_anew, database_size},
+    copy::{Copier, CopyError, CopyReader, TableSum, TableSums, hex},
+    disk::{Options, create_anew, database_size, is_in_use},
     effects::Effect,
     error::Error,
     field::{Field, FixedWidth},
@@ -67,6 +69,7 @@ pub use self::{
         DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
     },
     key::Prefix,
+    numbers::restored_position,
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
     pieces::{PIECE_BYTES, Pieces},
     space::{Space, is_full},
@@ -232,6 +235,11 @@ impl Store {
     pub fn read<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         let snapshot = self.current().clone();
         read(&snapshot)
+    }
+
+    /// The last published snapshot. While it is kept, the database grows by what is written.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current().clone()
     }
 
     /// Reads the last published snapshot on the pool. `name` is for the log. Fails if the pool is full.

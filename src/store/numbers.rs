@@ -12,6 +12,10 @@ use super::{
 /// The counter is written once in so many positions.
 const RESERVED_POSITIONS: u64 = 4096;
 const POSITION: &str = "position";
+/// More than a server assigns while it exists.
+const POSITIONS_PER_RESTORE: u64 = 1 << 40;
+/// The position at which the database was last restored.
+const RESTORED: &str = "restored";
 
 impl Counters {
     /// The last numbers that the database has assigned. Positions continue behind the reserved ones, so
@@ -28,6 +32,14 @@ impl Counters {
             user: last(reader.users()?)?.map_or(0, |n: UserNum| n.0),
         })
     }
+}
+
+/// The position that the database had when it was last restored. What clients and servers have of positions up to it
+/// may be of a time that this database does not know.
+pub fn restored_position(reader: &impl Reader) -> Result<Position, Error> {
+    let row = reader.counters()?;
+    let row = row.get(RESTORED)?;
+    Ok(row.map_or(Position::MIN, |row| Position(row.value())))
 }
 
 fn last<K, V>(table: impl Rows<K, V>) -> Result<Option<K>, Error>
@@ -51,6 +63,18 @@ impl Tx {
         }
         self.counters.set(counters);
         Ok(Position(counters.position))
+    }
+
+    /// For a database that was restored: positions continue behind all that were assigned after the copy was made.
+    pub fn skip_positions(&self) -> Result<(), Error> {
+        let mut counters = self.counters.get();
+        counters.position = counters.position_reserved + POSITIONS_PER_RESTORE;
+        counters.position_reserved = counters.position;
+        let mut table = self.counters()?;
+        table.insert(POSITION, counters.position)?;
+        table.insert(RESTORED, counters.position)?;
+        self.counters.set(counters);
+        Ok(())
     }
 
     /// The number of a new event. The caller stores the event in this transaction: after a restart

@@ -256,7 +256,7 @@ impl Writer {
 }
 
 /// Calls redb; turns its panics into errors.
-fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(Error::Panicked))
 }
 

@@ -18,7 +18,7 @@ use smol::channel::{self, Receiver, Sender};
 use super::token::SyncToken;
 use crate::{
     rooms::{self, room, servers::shared_rooms, state::current},
-    store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
+    store::{self, Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
     users,
 };
 
@@ -31,6 +31,8 @@ pub struct Notifier {
     store: Store,
     /// Random; differs with every start of the server.
     instance: u64,
+    /// The position at which the database was last restored.
+    restored: Position,
     inner: Mutex<Inner>,
 }
 
@@ -121,10 +123,17 @@ impl Notifier {
             waiters: HashMap::new(),
         };
         Ok(Self {
+            restored: store.read(store::restored_position)?,
             store,
             instance,
             inner: Mutex::new(inner),
         })
+    }
+
+    /// Whether a token is from before the database was restored. Its client may know changes that the database does
+    /// not, so it has to begin anew.
+    pub fn is_before_restore(&self, token: &SyncToken) -> bool {
+        token.position < self.restored
     }
 
     /// Indexes what a commit changed and wakes the syncs of the affected users.

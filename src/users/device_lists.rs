@@ -35,6 +35,17 @@ pub fn reannounce(tx: &Tx, user: UserNum) -> Result<(), Error> {
     }
 }
 
+/// The same of all local users.
+pub fn reannounce_all(tx: &Tx) -> Result<(), Error> {
+    let accounts = tx.accounts()?;
+    let users: Result<Vec<_>, Error> = accounts.all()?.map(|row| Ok(row?.0.value())).collect();
+    drop(accounts);
+    for user in users? {
+        reannounce(tx, user)?;
+    }
+    Ok(())
+}
+
 fn append(tx: &Tx, user: UserNum, what: ChangedPart) -> Result<(), Error> {
     let position = tx.next_position()?;
     let before = stream_id(tx, user)?;

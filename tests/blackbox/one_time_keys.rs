@@ -26,6 +26,20 @@ const ROUNDS: usize = 9;
 const UPLOADS_PER_ROUND: usize = 7;
 const KEYS_PER_UPLOAD: usize = 7;
 
+/// The settings of a server that others on this machine reach at this port.
+pub fn federating_settings(tls: u16) -> String {
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
+    format!(
+        "server_name = \"localhost:{tls}\"\n\
+         tls_listen = [\"127.0.0.1:{tls}\"]\n\
+         tls_certificate = \"{certificates}/localhost.pem\"\n\
+         tls_key = \"{certificates}/localhost.key.pem\"\n\
+         extra_ca = \"{certificates}/root.pem\"\n\
+         allow_private_addresses = true\n\
+         notaries = []\n"
+    )
+}
+
 /// A server that is started again and again with the same data, port and settings.
 struct RestartableServer {
     directory: TempDir,
@@ -36,16 +50,7 @@ struct RestartableServer {
 impl RestartableServer {
     fn new() -> Self {
         let (port, tls) = (free_port().unwrap(), free_port().unwrap());
-        let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
-        let settings = format!(
-            "server_name = \"localhost:{tls}\"\n\
-             tls_listen = [\"127.0.0.1:{tls}\"]\n\
-             tls_certificate = \"{certificates}/localhost.pem\"\n\
-             tls_key = \"{certificates}/localhost.key.pem\"\n\
-             extra_ca = \"{certificates}/root.pem\"\n\
-             allow_private_addresses = true\n\
-             notaries = []\n"
-        );
+        let settings = federating_settings(tls);
         Self {
             directory: TempDir::new().unwrap(),
             port,

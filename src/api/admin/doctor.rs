@@ -35,7 +35,7 @@ pub async fn check(api: Api, request: Check) -> Result<Value, Error> {
         Timer::after(WAIT).await;
     };
     future::or(progress.finished(), timeout).await;
-    Ok(match progress.report() {
+    Ok(match progress.result() {
         Some(report) => json!({ "run": run, "report": *report }),
         None => json!({ "run": run, "waiting_for": progress.steps() }),
     })

@@ -5,6 +5,7 @@
 //! An operation is `async fn(Api, Request) -> Result<Value, Error>`: `POST /_hearth/admin/v1/…` with a JSON
 //! object. Its caller needs no authentication.
 
+pub mod backup;
 pub mod doctor;
 pub mod federation;
 pub mod invite;

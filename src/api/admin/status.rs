@@ -8,6 +8,7 @@ use super::Nothing;
 use crate::{
     acme::Acme,
     api::{Api, Error},
+    backup,
     gauges::{CONNECTIONS, Kind},
     media,
     rooms::{self, servers},
@@ -21,9 +22,9 @@ pub async fn status(api: Api, _: Nothing) -> Result<Value, Error> {
 pub async fn summary(api: &Api) -> Result<Value, Error> {
     let scan = |s: &_| {
         let bytes = media::bytes(s)?;
-        Ok::<_, Error>((counts(s)?, bytes))
+        Ok::<_, Error>((counts(s)?, bytes, backup::Record::load(s)?))
     };
-    let (counts, (uploads, cached)) = api.store.scan("the status", scan).await?;
+    let (counts, (uploads, cached), backup) = api.store.scan("the status", scan).await?;
     let directory = &api.config.data_dir;
     let space = Space::of(directory).ok();
     let memory = api.config.memory;
@@ -51,6 +52,7 @@ pub async fn summary(api: &Api) -> Result<Value, Error> {
             "total": space.map(|space| space.total),
         },
         "counts": counts,
+        "backup": backup,
         "certificates": api.acme.as_ref().map(Acme::status),
     }))
 }

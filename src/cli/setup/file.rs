@@ -49,7 +49,7 @@ pub(super) fn write(answers: &Answers, path: &Path, data_dir: &Path) -> Result<C
             .recursive(true)
             .mode(0o700)
             .create(&credentials);
-        let written = written.and_then(|()| replace(&token, text, 0o600));
+        let written = written.and_then(|()| replace_file(&token, text, 0o600));
         written.map_err(|error| print_error(&token, &error))?;
     } else {
         // One of an earlier run would contradict the settings.
@@ -66,7 +66,7 @@ pub(super) fn write(answers: &Answers, path: &Path, data_dir: &Path) -> Result<C
     {
         fs::create_dir_all(directory).map_err(|error| print_error(directory, &error))?;
     }
-    replace(path, &text, 0o644).map_err(|error| print_error(path, &error))?;
+    replace_file(path, &text, 0o644).map_err(|error| print_error(path, &error))?;
     config::load(Some(path))
 }
 
@@ -124,7 +124,7 @@ fn text(answers: &Answers, data_dir: &Path) -> String {
 }
 
 /// Who reads the file gets the old or the new one, never a part.
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(in crate::cli) fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new: PathBuf = path.with_file_name(name);

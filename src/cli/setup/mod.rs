@@ -17,8 +17,8 @@ use std::{
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
-pub(super) use self::arguments::Setup;
 use self::{answers::Answers, service::Service};
+pub(super) use self::{arguments::Setup, file::replace_file};
 use super::{
     admin::{Admin, Options},
     config,

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use super::routes::Routes;
 use crate::{
     api::{Api, Context, Error, Session, Streamed, Unauthenticated},
+    backup::{BackupParts, Backups},
     clock::Clock,
     config::{Config, Settings},
     doctor::{Doctor, DoctorParts},
@@ -92,9 +93,18 @@ impl TestApi {
             clock: clock.clone(),
             pool: pool.clone(),
             executor: executor.clone(),
+            store: store.clone(),
+        };
+        let of_backups = BackupParts {
+            store: store.clone(),
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+            stopping: stopping.clone(),
         };
         let api = Arc::new(Context {
             acme: None,
+            backups: Arc::new(Backups::new(&config, of_backups)),
             doctor: Arc::new(Doctor::new(&config, parts)),
             gauges: Arc::default(),
             push: push.unwrap(),

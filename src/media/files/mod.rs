@@ -28,11 +28,14 @@ use super::Error;
 use crate::{
     config::Size,
     pool::{Kind, Pool},
-    store::Space,
+    store::{Space, hex},
 };
 
 /// SHA-256 of the content; of a thumbnail, of its source and variant.
 pub type FileId = [u8; 32];
+
+/// In the data directory.
+pub(super) const DIRECTORY: &str = "media";
 
 /// What of a file is in memory at once.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -68,9 +71,7 @@ impl Files {
     }
 
     pub(super) fn path(&self, id: &FileId) -> PathBuf {
-        let name = hex(id);
-        let (directory, rest) = name.split_at(2);
-        self.directory.join("files").join(directory).join(rest)
+        file_path(&self.directory.join("files"), id)
     }
 
     /// Begins a file.
@@ -371,12 +372,20 @@ fn writable_bytes(directory: &Path) -> Result<u64, Error> {
     }
 }
 
-fn hex(id: &FileId) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Where the files of media are in the data directory.
+pub fn files_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join(DIRECTORY).join("files")
+}
+
+/// The path of the file `id` in a directory of files.
+pub fn file_path(files: &Path, id: &FileId) -> PathBuf {
+    let name = hex(id);
+    let (directory, rest) = name.split_at(2);
+    files.join(directory).join(rest)
 }
 
 /// Parses the hexadecimal name of a file.
-pub(super) fn parse_file_id(name: &str) -> Option<FileId> {
+pub fn parse_file_id(name: &str) -> Option<FileId> {
     let digits = name.as_bytes();
     if digits.len() != 64 {
         return None;

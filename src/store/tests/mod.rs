@@ -1,5 +1,6 @@
 //! Tests of the store. Each has a directory of its own and publishes on the test's thread.
 
+mod copy;
 mod disk_failure;
 mod fake_disk;
 mod fields;

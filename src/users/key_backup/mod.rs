@@ -12,6 +12,7 @@ mod versions;
 pub use self::{
     deletion::{delete_all, delete_pending, has_pending_deletion},
     keys::{Cursor, KeySelection, KeysPage, NewKey, RoomBackups, StoredKey, keys_page, parse},
+    versions::skip_versions,
 };
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use crate::{
 pub(super) const MAX_BACKUPS_PER_USER: usize = 16;
 /// Of all backups of a user. Somebody who is in many rooms for years has some 20,000.
 pub(super) const MAX_KEYS_PER_USER: u32 = 250_000;
+/// More than a user creates between a backup of the server and its end.
+const VERSIONS_PER_RESTORE: u32 = 1000;
 const MAX_INFO_BYTES: usize = 32 * 1024;
 
 pub(super) const NO_BACKUP: Error = Error::NotFound("there is no such backup");
@@ -37,6 +39,20 @@ fn latest(r: &impl Reader, user: UserNum) -> Result<Option<(u32, Backup)>, store
 pub(super) fn last_version(r: &impl Reader, user: UserNum) -> Result<u32, store::Error> {
     let versions = r.backup_versions()?;
     Ok(versions.get(user)?.map_or(0, |row| row.value()))
+}
+
+/// For a database that was restored: the versions that were created since are not given to other backups.
+pub fn skip_versions(tx: &Tx) -> Result<(), store::Error> {
+    let mut table = tx.backup_versions()?;
+    let mut last = Vec::new();
+    for row in table.all()? {
+        let (user, version) = row?;
+        last.push((user.value(), version.value()));
+    }
+    for (user, version) in last {
+        table.insert(user, version.saturating_add(VERSIONS_PER_RESTORE))?;
+    }
+    Ok(())
 }
 
 pub(super) fn load(r: &impl Reader, user: UserNum, version: &str) -> Result<(u32, Backup), Error> {

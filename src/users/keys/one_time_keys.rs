@@ -229,6 +229,36 @@ pub fn counts(r: &impl Reader, device: DeviceNum) -> Result<KeyCounts, store::Er
     Ok(counts)
 }
 
+/// For a database that was restored: a key that it has may have been claimed since. All one-time keys go, and fallback
+/// keys count as used. Each device learns that and uploads new ones; until then its fallback key is claimed.
+pub fn expire_all(tx: &Tx) -> Result<(), store::Error> {
+    tx.one_time_keys()?
+        .remove_in::<(DeviceNum, &str, u64)>(.., |_, _| true)?;
+    let mut used = Vec::new();
+    for row in tx.fallback_keys()?.all()? {
+        let (place, key) = row?;
+        let key = key.record(&place)?;
+        let (device, algorithm) = place.value();
+        used.push((
+            device,
+            algorithm.to_owned(),
+            FallbackKey { used: true, ..key },
+        ));
+    }
+    for (device, algorithm, key) in used {
+        tx.fallback_keys()?.put((device, &*algorithm), &key)?;
+    }
+    let mut devices = Vec::new();
+    for row in tx.device_ids()?.all()? {
+        let (device, owner) = row?;
+        devices.push((device.value(), owner.value().0));
+    }
+    for (device, user) in devices {
+        log_change(tx, user, device)?;
+    }
+    Ok(())
+}
+
 /// Removes all one-time and fallback keys of a device.
 pub(super) fn remove_all(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
     tx.one_time_keys()?.remove_prefix(device)?;

@@ -157,6 +157,14 @@ pub fn mark_stale(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     Ok(())
 }
 
+/// Marks all lists as stale.
+pub fn mark_all_stale(tx: &Tx) -> Result<(), store::Error> {
+    for user in tracked_users(tx)? {
+        mark_stale(tx, user)?;
+    }
+    Ok(())
+}
+
 /// Removes the list of `user`, which is not tracked any more.
 pub fn remove(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
     if let Some(num) = num_of(tx, user)? {

@@ -11,8 +11,8 @@ mod updates;
 pub use self::{
     check::{are_valid_device_keys, is_valid_cross_signing_key},
     list::{
-        Device, devices, is_same, is_stale, is_tracked, load, mark_stale, remove, replace,
-        stale_users, track, tracked_users,
+        Device, devices, is_same, is_stale, is_tracked, load, mark_all_stale, mark_stale, remove,
+        replace, stale_users, track, tracked_users,
     },
     response::DeviceListResponse,
     updates::{

@@ -1,5 +1,6 @@
 //! The commands of the owner, on a running server and on a stopped one.
 
+mod backup;
 mod doctor;
 mod federation;
 mod invite;

@@ -1,6 +1,8 @@
 //! The check of the night.
 
+use hearth::backup::FoundBackup;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::world::{Setup, World};
 use crate::test_server::{PASSWORD, TestServer, TestUser, expect_ok};
@@ -76,4 +78,21 @@ fn what_is_in_order_again_a_moment_later_wakes_nobody() {
     });
     assert!(is_again);
     assert_eq!(notices(&alice), [""; 0]);
+}
+
+#[test]
+fn a_backup_is_made_before_the_check_of_the_night_if_a_directory_is_set() {
+    let directory = TempDir::new().unwrap();
+    let backups = directory.path().join("backups");
+    let world = World::new(Setup {
+        settings: format!("backup_dir = {backups:?}\n"),
+        ..Setup::default()
+    });
+    world.server.check_as_at_night();
+    let made = FoundBackup::open(&backups).unwrap();
+    assert_eq!(made.manifest.tables["signing_keys"].rows, 1);
+    // The next night has its own.
+    world.server.check_as_at_night();
+    let next = FoundBackup::open(&backups).unwrap();
+    assert_ne!(next.path, made.path);
 }

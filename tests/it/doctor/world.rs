@@ -211,11 +211,15 @@ impl Report {
         self.0["green"] == true
     }
 
-    /// The findings that are not in order, as a line each: check, state, problem, advice.
+    /// The findings that are not in order, as a line each: check, state, problem, advice. Without those of the service,
+    /// which nobody has installed here, and of backups, which nobody makes.
     pub fn problems(&self) -> Vec<String> {
         let findings = self.0["findings"].as_array().expect("findings").iter();
-        let is_problem =
-            |finding: &&Value| finding["state"] != "ok" && finding["check"] != "service";
+        let is_problem = |finding: &&Value| {
+            finding["state"] != "ok"
+                && finding["check"] != "service"
+                && finding["check"] != "backup"
+        };
         findings
             .filter(is_problem)
             .map(|finding| {
