@@ -28,6 +28,7 @@ use crate::{
     protocol::signed_request::SignedRequest,
     rooms::{
         self, Local,
+        deletion::run::OutgoingQueue,
         servers::{self, server_acl::ServerAcls},
         typing::Typing,
     },
@@ -141,6 +142,10 @@ impl Federation {
         self.executor.spawn(find_stale).detach();
         self.queues.resume();
         self.sender.resume()
+    }
+
+    pub fn outgoing_queue(&self) -> impl OutgoingQueue + use<> {
+        self.sender.clone()
     }
 
     pub fn policy_servers(&self) -> &PolicyServers {

@@ -82,6 +82,8 @@ pub(super) fn admin() -> Vec<Route> {
         Route::operation("/_hearth/admin/v1/reports", report::list),
         Route::operation("/_hearth/admin/v1/room/block", room::block),
         Route::operation("/_hearth/admin/v1/room/blocked", room::blocked),
+        Route::operation("/_hearth/admin/v1/room/delete", room::delete),
+        Route::operation("/_hearth/admin/v1/room/deletion", room::deletion),
         Route::operation("/_hearth/admin/v1/room/leave", room::leave),
         Route::operation("/_hearth/admin/v1/room/list", room::list),
         Route::operation("/_hearth/admin/v1/room/members", room::members),

@@ -4,14 +4,17 @@
 
 use ruma::{OwnedRoomId, RoomId};
 
-use super::Error;
+use super::{Error, deletion::pending};
 use crate::store::{Reader, Rows, Tx};
 
 const MAX_BLOCKED: u64 = 10_000;
 
+/// Whether users of this server may enter the room.
+///
 /// # Errors
-/// [`Error::Forbidden`] if the room is blocked.
+/// [`Error::Forbidden`] if it is blocked, or being deleted.
 pub fn check(r: &impl Reader, room: &RoomId) -> Result<(), Error> {
+    pending::check(r, room)?;
     if is_blocked(r, room)? {
         return Err(Error::forbidden(
             "the owner of this server has blocked this room",

@@ -10,12 +10,15 @@
 //! - What users do beside sending is a function that takes an [`Actor`] in a transaction: in
 //!   [`create`], [`membership`], [`directory`] and [`upgrade`]. What is too large for one transaction
 //!   is left to [`background`].
+//! - The owner can delete a room ([`deletion`]). A number of a room that was read before may be that of none
+//!   ([`Error::UnknownRoom`]).
 //! - Reads take any [`Reader`](crate::store::Reader). Those whose work grows with a room say so and
 //!   are to be called on the pool.
 
 pub mod background;
 pub mod blocked_rooms;
 pub mod create;
+pub mod deletion;
 pub mod directory;
 pub mod event;
 pub mod membership;

@@ -2,7 +2,7 @@
 
 use ruma::{OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 
-use super::Error;
+use super::{Error, deletion::pending};
 use crate::{
     protocol::versions,
     store::{
@@ -14,8 +14,9 @@ use crate::{
 /// Creates the room `id` without events.
 ///
 /// # Errors
-/// [`Error::RoomExists`].
+/// [`Error::RoomExists`], or [`Error::Forbidden`] while a room with this id is being deleted.
 pub fn create(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    pending::check(tx, id)?;
     if tx.room_nums()?.has(id.as_str())? {
         return Err(Error::RoomExists);
     }
@@ -69,17 +70,16 @@ pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
 }
 
 /// The part of the room that rarely changes.
+///
+/// # Errors
+/// [`Error::UnknownRoom`] if the room has been deleted.
 pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
-    r.rooms()?
-        .load(room)?
-        .ok_or_else(|| Error::corrupt("rooms", room, "missing"))
+    r.rooms()?.load(room)?.ok_or(Error::UnknownRoom)
 }
 
 /// The part of the room that every event changes.
 pub fn heads(r: &impl Reader, room: RoomNum) -> Result<RoomHeads, Error> {
-    r.room_heads()?
-        .load(room)?
-        .ok_or_else(|| Error::corrupt("room_heads", room, "missing"))
+    r.room_heads()?.load(room)?.ok_or(Error::UnknownRoom)
 }
 
 pub fn version(r: &impl Reader, room: RoomNum) -> Result<RoomVersionId, Error> {

@@ -60,7 +60,7 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
     smol::block_on(executor.run(async {
         let (stop, stopping) = stop::channel();
         let (clock, pool) = (Clock::default(), Pool::default());
-        let services = Services::start(
+        let mut services = Services::start(
             &executor,
             config,
             (None, Arc::default()),
@@ -69,6 +69,7 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
             stopping,
         )
         .await?;
+        services.resume_offline(&executor);
         let result = action(&Edge::admin(services.api.clone())).await;
         stop.now();
         services.stop().await;

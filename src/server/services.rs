@@ -29,7 +29,12 @@ use crate::{
     push::PushSender,
     rates::Rates,
     request_counts::RequestCounts,
-    rooms::{Local, background::jobs::BackgroundJobs, search::Indexer},
+    rooms::{
+        Local,
+        background::jobs::BackgroundJobs,
+        deletion::run::{OutgoingQueue, Paused, RoomDeletions},
+        search::Indexer,
+    },
     stop::Stopping,
     store::{self, Store},
     sync::{
@@ -48,6 +53,8 @@ pub(super) struct Services {
     pub(super) publishing: Task<()>,
     background_jobs: Arc<BackgroundJobs>,
     running_jobs: Option<Task<()>>,
+    room_deletions: Arc<RoomDeletions>,
+    deleting: Option<Task<()>>,
     checking: Option<Task<()>>,
     indexing: Task<()>,
 }
@@ -63,6 +70,7 @@ impl Services {
     ) -> Result<Self, Error> {
         let store = open_store(&config, pool.clone()).await?;
         let background_jobs = Arc::new(BackgroundJobs::default());
+        let room_deletions = Arc::new(RoomDeletions::default());
         let indexer = config.search.then(|| Arc::new(Indexer::default()));
         let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
         // These are created after publishing has started. Each reads from the store what happened before.
@@ -71,14 +79,16 @@ impl Services {
         let push_cell: Arc<OnceLock<PushSender>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
             let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
+            let room_deletions = room_deletions.clone();
             let indexer = indexer.clone();
             let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
             let push_cell = push_cell.clone();
             move |effects| {
                 notifier.apply(effects);
-                effects
-                    .iter()
-                    .for_each(|effect| background_jobs.apply(effect));
+                for effect in effects {
+                    background_jobs.apply(effect);
+                    room_deletions.apply(effect);
+                }
                 if let Some(indexer) = &indexer {
                     effects.iter().for_each(|effect| indexer.apply(effect));
                 }
@@ -180,6 +190,8 @@ impl Services {
             publishing,
             background_jobs,
             running_jobs: None,
+            room_deletions,
+            deleting: None,
             checking: None,
             indexing,
         })
@@ -198,6 +210,8 @@ impl Services {
         let jobs = self.background_jobs.clone();
         let run = async move { jobs.run(&store, &local, &clock, &signer).await };
         self.running_jobs = Some(executor.spawn(run));
+        let outgoing = api.federation.outgoing_queue();
+        self.deleting = Some(delete_rooms(executor, api, &self.room_deletions, outgoing));
         let api = self.api.clone();
         self.checking = Some(executor.spawn(async move {
             let night = Night::default();
@@ -212,13 +226,20 @@ impl Services {
         Ok(())
     }
 
+    /// Goes on with what sends nothing to others.
+    pub(super) fn resume_offline(&mut self, executor: &Executor) {
+        let task = delete_rooms(executor, &self.api, &self.room_deletions, Paused);
+        self.deleting = Some(task);
+    }
+
     pub(super) async fn check_as_at_night(&self, pause: impl Future<Output = ()>) {
         check_as_at_night(&self.api, pause).await;
     }
 
     /// Commits what is queued and closes the store. No requests are running any more.
     pub(super) async fn stop(self) {
-        drop((self.running_jobs, self.checking, self.indexing));
+        drop((self.running_jobs, self.deleting));
+        drop((self.checking, self.indexing));
         let api = self.api;
         api.push.stop().await;
         let typing = api.typing.clone();
@@ -229,6 +250,17 @@ impl Services {
         api.store.close().await;
         self.publishing.await;
     }
+}
+
+fn delete_rooms(
+    executor: &Executor,
+    api: &Api,
+    deletions: &Arc<RoomDeletions>,
+    outgoing: impl OutgoingQueue + Send + 'static,
+) -> Task<()> {
+    let (store, local, clock) = (api.store.clone(), api.local.clone(), api.clock.clone());
+    let deletions = deletions.clone();
+    executor.spawn(async move { deletions.run(&store, &local, &clock, &outgoing).await })
 }
 
 /// What the parts of the server use; the edge and the listeners add their own.

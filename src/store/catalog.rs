@@ -1,7 +1,11 @@
 //! The list of tables. `README.md` beside this file describes the encodings.
 
-use std::sync::OnceLock;
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::{any::TypeId, sync::OnceLock};
 
+#[cfg(test)]
+use redb::ReadableTable;
 use redb::{ReadTransaction, WriteTransaction};
 
 use super::{
@@ -14,11 +18,11 @@ use super::{
     records::{
         AccessToken, Account, AccountData, AccountModeration, Alias, Announcement, Backoff, Backup,
         ClaimedState, Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey,
-        Gap, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
-        Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt, RefreshToken,
-        RegistrationToken, RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room,
-        RoomHeads, ServerContact, SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail,
-        TimelineRow, ToDeviceMessage, Transaction, Waiting,
+        Gap, LeftDeletedRoom, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey,
+        OutOfBandMembership, Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt,
+        RefreshToken, RegistrationToken, RemoteDevice, RemoteDeviceList, RemoteKey, Report,
+        ResolvedServer, Room, RoomDeletion, RoomHeads, ServerContact, SigningKey, SlidingSyncState,
+        StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -28,13 +32,25 @@ pub struct TableInfo {
     pub name: &'static str,
     /// Raised with every change of the key's or the value's type, together with a migration.
     pub version: u32,
+    pub first_key_part: fn() -> TypeId,
+}
+
+impl TableInfo {
+    /// Whether its keys begin with the number of a room.
+    pub fn is_by_room(&self) -> bool {
+        (self.first_key_part)() == TypeId::of::<RoomNum>()
+    }
 }
 
 macro_rules! tables {
     ($($(#[$meta:meta])* $name:ident: $key:ty => $value:ty, version $version:literal;)+) => {
         /// All tables.
         pub const TABLES: &[TableInfo] =
-            &[$(TableInfo { name: stringify!($name), version: $version }),+];
+            &[$(TableInfo {
+                name: stringify!($name),
+                version: $version,
+                first_key_part: <$key as Field>::first_part,
+            }),+];
 
         /// The tables of a snapshot or a transaction.
         pub trait Reader {
@@ -88,6 +104,23 @@ impl Snapshot {
             txn,
             open: Open::default(),
         }
+    }
+
+    /// The rows of each table, as bytes.
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
+        let rows = |table: &TableInfo| {
+            let table = self.txn.open_table(raw(table.name)).expect("a table");
+            let rows = table.iter().expect("rows").map(|row| {
+                let (key, value) = row.expect("a row");
+                (key.value().to_vec(), value.value().to_vec())
+            });
+            rows.collect()
+        };
+        TABLES
+            .iter()
+            .map(|table| (table.name, rows(table)))
+            .collect()
     }
 }
 
@@ -243,6 +276,10 @@ tables! {
     rooms: RoomNum => Packed<Room>, version 1;
     /// Id of a room that the owner has blocked → when, in milliseconds since the epoch.
     blocked_rooms: &'static str => u64, version 1;
+    /// Id of a room that is being deleted → how far that is; 1,000 rows at most.
+    room_deletions: &'static str => Packed<RoomDeletion>, version 1;
+    /// (local user, deleted room) → that the user had left it; 200 rows of a user at most.
+    left_deleted_rooms: (UserNum, RoomNum) => Packed<LeftDeletedRoom>, version 1;
     /// Room id → number.
     room_nums: &'static str => RoomNum, version 1;
     /// Room with a type → the `type` in its create event.

@@ -3,7 +3,7 @@
 //! To redb all tables have the same types. So its B-trees are compiled once, not once for each pair of
 //! types.
 
-use std::fmt;
+use std::{any::TypeId, fmt};
 
 /// A type of keys, values, or parts of them.
 pub trait Field: 'static {
@@ -15,6 +15,11 @@ pub trait Field: 'static {
 
     /// Reads what [`write`](Self::write) has written from the front of `bytes`.
     fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a>;
+
+    /// The type of the first part, of its own if it has no parts.
+    fn first_part() -> TypeId {
+        TypeId::of::<Self>()
+    }
 }
 
 /// A field that is read as the same type and has the same bytes at the end of a key as before
@@ -129,6 +134,10 @@ macro_rules! parts {
 
             fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a> {
                 ($($part::read(bytes, false),)+ $end::read(bytes, last))
+            }
+
+            fn first_part() -> TypeId {
+                A::first_part()
             }
         }
     };

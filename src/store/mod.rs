@@ -29,6 +29,7 @@ mod numbers;
 mod packed;
 mod pieces;
 pub mod records;
+mod room_rows;
 mod space;
 mod table;
 #[cfg(test)]

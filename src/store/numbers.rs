@@ -9,26 +9,32 @@ use super::{
     tx::{Counters, Tx},
 };
 
-/// The counter is written once in so many positions.
-const RESERVED_POSITIONS: u64 = 4096;
+/// The counters of positions and of events are written once in so many.
+const RESERVED: u64 = 4096;
 const POSITION: &str = "position";
+const EVENT: &str = "event";
 /// More than a server assigns while it exists.
 const POSITIONS_PER_RESTORE: u64 = 1 << 40;
 /// The position at which the database was last restored.
 const RESTORED: &str = "restored";
 
 impl Counters {
-    /// The last numbers that the database has assigned. Positions continue behind the reserved ones, so
-    /// that none is ever assigned twice.
+    /// The last numbers that the database has assigned. Positions and events continue behind the reserved
+    /// ones, so that none is ever assigned twice. Older databases have no counter of events, and have never
+    /// deleted any.
     pub(super) fn load(reader: &impl Reader) -> Result<Self, Error> {
-        let position = reader
-            .counters()?
-            .get(POSITION)?
-            .map_or(0, |row| row.value());
+        let counters = reader.counters()?;
+        let reserved = |name: &str| {
+            let row = counters.get(name)?;
+            Ok::<_, Error>(row.map_or(0, |row| row.value()))
+        };
+        let (position, event) = (reserved(POSITION)?, reserved(EVENT)?);
+        let last_event = last(reader.events()?)?.map_or(0, |n: EventNum| n.0);
         Ok(Self {
             position,
             position_reserved: position,
-            event: last(reader.events()?)?.map_or(0, |n: EventNum| n.0),
+            event: event.max(last_event),
+            event_reserved: event,
             user: last(reader.users()?)?.map_or(0, |n: UserNum| n.0),
         })
     }
@@ -57,7 +63,7 @@ impl Tx {
         let mut counters = self.counters.get();
         counters.position += 1;
         if counters.position > counters.position_reserved {
-            counters.position_reserved += RESERVED_POSITIONS;
+            counters.position_reserved += RESERVED;
             self.counters()?
                 .insert(POSITION, counters.position_reserved)?;
         }
@@ -77,13 +83,16 @@ impl Tx {
         Ok(())
     }
 
-    /// The number of a new event. The caller stores the event in this transaction: after a restart
-    /// numbers continue behind the last row, as events are never deleted.
-    pub fn next_event(&self) -> EventNum {
+    /// The number of a new event, larger than all before, also than those of events that were deleted.
+    pub fn next_event(&self) -> Result<EventNum, Error> {
         let mut counters = self.counters.get();
         counters.event += 1;
+        if counters.event > counters.event_reserved {
+            counters.event_reserved = counters.event + RESERVED;
+            self.counters()?.insert(EVENT, counters.event_reserved)?;
+        }
         self.counters.set(counters);
-        EventNum(counters.event)
+        Ok(EventNum(counters.event))
     }
 
     pub fn next_room(&self) -> Result<RoomNum, Error> {

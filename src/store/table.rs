@@ -358,6 +358,21 @@ fn raw_remove_in(
     Ok(table.retain_in::<&[u8], _>(bounds, |key, value| !matches(key, value))?)
 }
 
+/// Removes the first rows within `bounds`, at most `max`; how many.
+pub(super) fn remove_first(
+    table: &mut RawTxTable<'_>,
+    bounds: (Bound<&[u8]>, Bound<&[u8]>),
+    max: usize,
+) -> Result<usize, Error> {
+    let rows = raw_range(table, bounds)?.take(max);
+    let keys = rows.map(|row| Ok(row?.0.value().to_vec()));
+    let keys = keys.collect::<Result<Vec<_>, Error>>()?;
+    for key in &keys {
+        raw_remove(table, key)?;
+    }
+    Ok(keys.len())
+}
+
 /// How often the rows of tables are looked up on a thread: for tests of what grows with what.
 #[cfg(test)]
 pub(crate) mod reads {

@@ -1,13 +1,16 @@
 //! The write transaction, as a job sees it.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    ops::Bound,
+};
 
 use redb::{Database, WriteTransaction};
 
 use super::{
     Effect, Error,
     field::Field,
-    table::{TxTable, raw},
+    table::{TxTable, raw, remove_first},
 };
 
 /// The last numbers that were assigned. The writer owns them; a transaction works on a copy, which
@@ -18,6 +21,8 @@ pub(super) struct Counters {
     /// Positions up to here can be assigned without a write.
     pub(super) position_reserved: u64,
     pub(super) event: u64,
+    /// Events up to here can be assigned without a write.
+    pub(super) event_reserved: u64,
     pub(super) user: u32,
 }
 
@@ -56,6 +61,19 @@ impl Tx {
     ) -> Result<TxTable<'_, K, V>, Error> {
         let table = self.txn.open_table(raw(name))?;
         Ok(TxTable::new(table, &self.dirty))
+    }
+
+    /// Removes the first rows of a table within `bounds`, at most `max`; how many.
+    pub(super) fn remove_first(
+        &self,
+        name: &'static str,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        max: usize,
+    ) -> Result<usize, Error> {
+        let mut table = self.txn.open_table(raw(name))?;
+        let removed = remove_first(&mut table, bounds, max)?;
+        self.dirty.set(self.dirty.get() || removed > 0);
+        Ok(removed)
     }
 
     /// Before a job: from here it can be taken back if it changes no table.

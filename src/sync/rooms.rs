@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::OwnedRoomId;
-use serde_json::value::to_raw_value;
+use serde_json::{json, value::to_raw_value};
 
 use super::{
     changes::Changes,
@@ -12,9 +12,15 @@ use super::{
     stripped_state,
 };
 use crate::{
-    rooms::{Error, event, room, timeline::filter::RoomFilter, typing::Typing},
+    rooms::{
+        Error,
+        deletion::left_rooms::{self, LeftRoom},
+        event, room,
+        timeline::filter::RoomFilter,
+        typing::Typing,
+    },
     store::{
-        Position, Reader, Records, RoomNum, Rows, UserNum,
+        EventNum, Place, Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
     users::account_data,
@@ -69,9 +75,9 @@ pub fn candidates(
     range: SyncRange,
 ) -> Result<Vec<Candidate>, Error> {
     let mut candidates = Vec::new();
-    let mut add = |room: RoomNum, member: MemberRow| -> Result<(), Error> {
+    let mut add = |room: RoomNum, id: &OwnedRoomId, member: MemberRow| -> Result<(), Error> {
         if let Some(section) = section_of(request, range, &member)
-            && wants_room(&request.filter.room, &room::id(r, room)?)
+            && wants_room(&request.filter.room, id)
         {
             candidates.push(Candidate {
                 section,
@@ -92,18 +98,41 @@ pub fn candidates(
             rooms.remove(&account_data::GLOBAL);
             for room in rooms {
                 if let Some(member) = r.memberships()?.load((request.user, room))? {
-                    add(room, member)?;
+                    add(room, &room::id(r, room)?, member)?;
+                } else if let Some(left) = left_rooms::load(r, request.user, room)? {
+                    add(room, &left.id, membership_in(&left))?;
                 }
             }
         }
         _ => {
             for (room, member) in memberships(r, request.user)? {
-                add(room, member)?;
+                add(room, &room::id(r, room)?, member)?;
+            }
+            // A client that syncs for the first time has none of them.
+            let left = match range.since {
+                Some(_) => left_rooms::of_user(r, request.user)?,
+                None => Vec::new(),
+            };
+            for room in left {
+                if let Some(left) = left_rooms::load(r, request.user, room)? {
+                    add(room, &left.id, membership_in(&left))?;
+                }
             }
         }
     }
     candidates.sort_by_key(|candidate| candidate.section);
     Ok(candidates)
+}
+
+/// The membership in a deleted room, of which nothing is shown but that the user has left it.
+fn membership_in(left: &LeftRoom) -> MemberRow {
+    MemberRow {
+        membership: Membership::Leave,
+        event: EventNum::MIN,
+        position: left.position,
+        since: Place::MIN,
+        forgotten: true,
+    }
 }
 
 pub fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow)>, Error> {
@@ -153,6 +182,13 @@ pub fn update(
         room,
         member,
     } = candidate;
+    if !r.room_heads()?.has(*room)? {
+        // It has been deleted, perhaps after it became a candidate.
+        let left = left_rooms::load(r, request.user, *room)?;
+        let left =
+            left.filter(|left| *section == Section::Leave && left.position <= range.end.stored);
+        return left.map(deleted).transpose();
+    }
     let content = match section {
         Section::Join => room_update::joined(r, request, range, *room, member.clone(), typing)?,
         Section::Leave => room_update::left(r, request, range, *room, member.clone())?,
@@ -168,6 +204,18 @@ pub fn update(
         room_id: room::id(r, *room)?,
         content,
     }))
+}
+
+/// The leave of a room that has been deleted.
+fn deleted(left: LeftRoom) -> Result<RoomUpdate, Error> {
+    let content = json!({ "timeline": { "events": [left.event], "limited": true } });
+    let content = to_raw_value(&content);
+    let content = content.map_err(|_| Error::not_serializable("a deleted room"))?;
+    Ok(RoomUpdate {
+        section: Section::Leave,
+        room_id: left.id,
+        content: Content::Whole(content),
+    })
 }
 
 /// Whether the sender of the invite is a user whom the user ignores, or whose invites they ignore.

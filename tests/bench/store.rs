@@ -67,7 +67,7 @@ fn message_job(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Se
         .map(|_| char::from(b'A' + rng.random_range(0..26)))
         .collect();
     move |tx| {
-        let event = tx.next_event();
+        let event = tx.next_event()?;
         let position = tx.next_position()?;
         tx.events()?.insert(event, &*json)?;
         tx.event_nums()?.insert(&*id, event)?;

@@ -2,6 +2,7 @@
 
 mod backoff;
 mod blocked_rooms;
+mod deleted_rooms;
 mod denied_servers;
 mod device_list_resync;
 mod device_lists;

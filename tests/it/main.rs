@@ -37,6 +37,7 @@ mod related_filters;
 mod relations;
 mod reports;
 mod room_creation;
+mod room_deletion;
 mod room_directory;
 mod room_membership;
 mod search;

@@ -10,21 +10,22 @@ use super::Nothing;
 use crate::{
     api::{Api, Error},
     rooms::{
-        self, Actor,
+        self,
         background::member_events,
         blocked_rooms,
+        deletion::{pending, run::has_destinations},
         directory::{aliases, summary},
         servers,
         state::current,
     },
-    store::{Reader, RoomNum, Rows, Snapshot, Tx, records::Membership},
-    users,
+    store::{
+        Reader, RoomNum, Rows, Snapshot, Tx,
+        records::{DeletionPhase, Membership, RoomDeletion},
+    },
 };
 
 /// More are left out of a list.
 const MAX_LISTED: usize = 10_000;
-/// How many users leave a room in one transaction.
-const LEAVES_PER_BATCH: usize = 8;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +79,7 @@ fn to_json(s: &Snapshot, room: RoomNum, summary: &RoomSummary) -> Result<Value, 
         "encrypted": summary.encryption.is_some(),
         "joined": summary.num_joined_members,
         "joined_here": joined_here.count(),
+        "being_deleted": pending::load(s, &summary.room_id)?.is_some(),
     }))
 }
 
@@ -107,37 +109,72 @@ pub async fn members(api: Api, Room { room }: Room) -> Result<Value, Error> {
 
 /// All users of this server leave the room.
 pub async fn leave(api: Api, Room { room }: Room) -> Result<Value, Error> {
-    let named = room.clone();
-    let scan = move |s: &Snapshot| {
-        let room = find(s, &named)?;
-        Ok::<_, Error>((room, current::local_members(s, room)?))
-    };
-    let (num, members) = api.store.scan("the members of a room", scan).await?;
+    let num = api.store.read(|s| find(s, &room))?;
     let mut left = 0;
-    for batch in members.chunks(LEAVES_PER_BATCH) {
-        let (batch, local, now) = (batch.to_vec(), api.local.clone(), api.clock.timestamp());
-        let job = move |tx: &Tx| {
-            let mut left = 0;
-            for (user, _) in &batch {
-                let id = users::id_of(tx, *user)?;
-                let actor = Actor {
-                    num: *user,
-                    id,
-                    now,
-                };
-                match member_events::leave_room(tx, &local, &actor, num) {
-                    Ok(()) => left += 1,
-                    // They have left meanwhile.
-                    Err(rooms::Error::Forbidden(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(left)
-        };
-        left += api.store.write(job).await?;
+    loop {
+        let (local, now) = (api.local.clone(), api.clock.timestamp());
+        let job = move |tx: &Tx| member_events::leave_batch(tx, &local, now, num);
+        match api.store.write(job).await? {
+            0 => break,
+            batch => left += batch,
+        }
     }
     log::info!("{left} users left {room} at the owner's request");
     Ok(json!({ "room": room, "left": left }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    room: String,
+    /// Whether the room is blocked, too.
+    block: bool,
+}
+
+/// Has all users of this server leave a room, and then everything of it deleted. [`deletion`] says how far that is.
+pub async fn delete(api: Api, Delete { room, block }: Delete) -> Result<Value, Error> {
+    let id = api.store.read(|s| match RoomId::parse(&room) {
+        Ok(id) if pending::load(s, &id)?.is_some() => Ok(id),
+        _ => Ok::<_, Error>(rooms::room::id(s, find(s, &room)?)?),
+    })?;
+    let (deleted, now_ms) = (id.clone(), api.clock.now_ms());
+    let job = move |tx: &Tx| {
+        if block {
+            blocked_rooms::block(tx, &deleted, now_ms)?;
+        }
+        match rooms::room::num(tx, &deleted) {
+            Ok(num) => pending::start(tx, &deleted, num, now_ms),
+            // It is being deleted already.
+            Err(rooms::Error::UnknownRoom) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    // It makes room on the disk.
+    api.store.write_shrinking(job).await?;
+    log::info!("{id} is being deleted at the owner's request");
+    Ok(json!({ "room_id": id, "block": block }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deletion {
+    room_id: OwnedRoomId,
+}
+
+/// How far the deletion of a room is: `done` also if there is none.
+pub async fn deletion(api: Api, Deletion { room_id }: Deletion) -> Result<Value, Error> {
+    api.store.read(|s| {
+        let Some(deletion) = pending::load(s, &room_id)? else {
+            return Ok(json!({ "phase": "done" }));
+        };
+        let phase = match deletion.phase {
+            DeletionPhase::Leave => "leaving",
+            DeletionPhase::Send { .. } if has_destinations(s, deletion.room)? => "sending",
+            _ => "deleting",
+        };
+        let RoomDeletion { left, events, .. } = deletion;
+        Ok(json!({ "phase": phase, "left": left, "events": events }))
+    })
 }
 
 /// Blocks a room, known here or not.

@@ -81,6 +81,8 @@ impl<S: EventSource> PduReceiver<S> {
         let (num, origin) = (room.num, origin.to_string());
         let (id, from) = (event.pdu.event_id().to_owned(), origin.clone());
         let job = move |tx: &Tx| {
+            // The room may have been deleted meanwhile.
+            rooms::room::record(tx, num)?;
             let id = event.pdu.event_id().as_str();
             let is_senders = event.pdu.sender().server_name().as_str() == origin;
             let origins = origins(tx, num)?;
@@ -328,6 +330,8 @@ async fn process_queue<S: EventSource>(
         match result {
             Ok(()) => {}
             Err(Error::Rooms(rooms::Error::Store(store::Error::Closed))) => return,
+            // It has been deleted, and its queue with it.
+            Err(Error::Rooms(rooms::Error::UnknownRoom)) => return,
             Err(error) => {
                 let id = room::id_for_log(receiver.store(), room);
                 log::error!("queued events of {id} wait for another attempt: {error}");

@@ -60,6 +60,9 @@ pub struct Queues {
     /// Wakes the task that finds destinations with stored EDUs.
     pub wake_pending: Channel<()>,
     pub pending_woken: Receiver<()>,
+    /// Wakes who waits for what servers have got.
+    pub wake_waiting: Channel<()>,
+    pub waiting_woken: Receiver<()>,
     /// One scan at a time, of all destinations: clients must find a slot of the pool free.
     pub scans: Semaphore,
     /// The first part of transaction ids, which no other run of this server uses.
@@ -227,8 +230,30 @@ impl Queues {
         next
     }
 
+    /// Whether `server` answers, as far as is known, and nothing of this server keeps it from getting what waits.
+    pub fn is_reachable(&self, server: ServerNum) -> bool {
+        let is_backed_off = self.backoff(server).is_some();
+        let state = self.lock();
+        let destination = state.destinations.get(&server);
+        let fails = destination.is_some_and(|queue| queue.is_failing || queue.is_stuck);
+        drop(state);
+        !is_backed_off && !fails && self.is_allowed(server).unwrap_or(false)
+    }
+
+    /// Whether `server` has got what there is for it up to `position`.
+    pub fn has_sent(&self, server: ServerNum, position: Position) -> bool {
+        let state = self.lock();
+        let is_sent = |destination: &Destination| {
+            let first = destination.events.front().map(|(first, _)| *first);
+            first.is_none_or(|first| first > position)
+                && destination.cursor.is_none_or(|cursor| cursor > position)
+        };
+        state.relayed >= position && state.destinations.get(&server).is_none_or(is_sent)
+    }
+
     /// Updates the queue of `server` after a transaction with the contents of `next`.
     pub fn finish_transaction(&self, server: ServerNum, is_acknowledged: bool, next: Next) {
+        self.wake_waiting();
         let mut state = self.lock();
         let Some(destination) = state.destinations.get_mut(&server) else {
             return;
@@ -258,6 +283,8 @@ impl Queues {
         if is_caught_up && let Some(destination) = state.destinations.get_mut(&server) {
             destination.cursor = None;
         }
+        drop(state);
+        self.wake_waiting();
         is_caught_up
     }
 
@@ -273,7 +300,13 @@ impl Queues {
             destination.events.clear();
             destination.cursor = Some(cursor);
         }
+        self.wake_waiting();
         Ok(())
+    }
+
+    fn wake_waiting(&self) {
+        // A full channel has woken them already.
+        let _ = self.wake_waiting.try_send(());
     }
 
     /// Adds an event to the queue of `server`, or sets its cursor if the queue is full. The destination

@@ -22,8 +22,8 @@ use crate::{
     clock::Clock,
     executor::{Executor, Slices},
     federation::Client,
-    rooms::{self, Local, servers},
-    store::{self, Effect, ServerNum, Store, UserNum},
+    rooms::{self, Local, deletion::run::OutgoingQueue, servers},
+    store::{self, Effect, Position, ServerNum, Store, UserNum},
     users,
 };
 
@@ -50,6 +50,7 @@ impl Sender {
     ) -> Self {
         let (wake_relay, relay_woken) = channel::bounded(1);
         let (wake_pending, pending_woken) = channel::bounded(1);
+        let (wake_waiting, waiting_woken) = channel::bounded(1);
         Self(Arc::new(Queues {
             store: store.clone(),
             local: local.clone(),
@@ -61,6 +62,8 @@ impl Sender {
             relay_woken,
             wake_pending,
             pending_woken,
+            wake_waiting,
+            waiting_woken,
             scans: Semaphore::new(1),
             run_id: rand::random(),
             transactions: AtomicU64::new(0),
@@ -281,6 +284,21 @@ impl Sender {
             self.0.lock().relayed = row.position;
         }
         Ok(!rows.is_empty())
+    }
+}
+
+impl OutgoingQueue for Sender {
+    fn is_reachable(&self, server: ServerNum) -> bool {
+        self.0.is_reachable(server)
+    }
+
+    fn has_sent(&self, server: ServerNum, position: Position) -> bool {
+        self.0.has_sent(server, position)
+    }
+
+    async fn changed(&self) {
+        // It cannot fail: the queues have the sender.
+        let _ = self.0.waiting_woken.recv().await;
     }
 }
 

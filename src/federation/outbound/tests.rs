@@ -284,7 +284,7 @@ fn a_corrupt_to_device_message_does_not_stop_the_others() {
 
 /// Stores the row of an event in the table `events`.
 fn event(tx: &Tx, id: &str, json: &str) -> Result<EventNum, store::Error> {
-    let num = tx.next_event();
+    let num = tx.next_event()?;
     let header = EventHeader {
         id: id.to_owned(),
         room: ROOM,

@@ -14,7 +14,7 @@ use crate::{
         Actor, Error, Local,
         membership::{change::MembershipChange, leave, out_of_band, pending_leaves},
         room,
-        state::content,
+        state::{content, current},
     },
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},
     users,
@@ -90,6 +90,24 @@ pub fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Resul
         }
         None => leave::leave_any(tx, local, actor, room, None),
     }
+}
+
+/// Some of the local users leave `room`, as by [`leave_room`]; how many, 0 if none are left.
+pub fn leave_batch(
+    tx: &Tx,
+    local: &Local,
+    now: MilliSecondsSinceUnixEpoch,
+    room: RoomNum,
+) -> Result<u32, Error> {
+    let mut left = 0;
+    let members = current::local_members(tx, room)?.into_iter();
+    for (user, _) in members.take(batch::MAX_EVENTS_SENT) {
+        let id = users::id_of(tx, user)?;
+        let actor = Actor { num: user, id, now };
+        leave_room(tx, local, &actor, room)?;
+        left += 1;
+    }
+    Ok(left)
 }
 
 /// Sends the actor's profile to a joined room, unless the room has it; whether it did.

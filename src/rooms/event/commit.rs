@@ -343,7 +343,7 @@ fn put_row(
     }
     let num = match &outlier {
         Some(known) => known.num,
-        None => tx.next_event(),
+        None => tx.next_event()?,
     };
     header.redacted_by = outlier.as_ref().and_then(|known| known.header.redacted_by);
     if let Some(known) = outlier.as_ref().filter(|_| header.status.is_outlier()) {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     protocol::{Pdu, receive::Received},
     rooms::{
-        Error, Local, event, room,
+        Error, Local, blocked_rooms, event, room,
         state::{self, overlay::StateOverlay},
         timeline::gaps,
     },
@@ -88,7 +88,11 @@ impl StateDiff {
 /// Makes the room, or prepares the one that this server was in before: without forward extremities
 /// this server is not in it until [`commit_join`]. `version` is that of the verified create event; an
 /// invitation or a knock may have named another one.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the room has been blocked meanwhile, or is being deleted.
 pub fn begin(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    blocked_rooms::check(tx, id)?;
     let room = match room::num(tx, id) {
         Err(Error::UnknownRoom) => return room::create(tx, id, version),
         room => room?,

@@ -69,6 +69,33 @@ pub fn sent(
     made.map(|made| event::id(r, made.event)).transpose()
 }
 
+/// Forgets that the transaction `id` of the device made `event`, which is deleted.
+pub(in crate::rooms) fn forget(
+    tx: &Tx,
+    device: DeviceNum,
+    id: &str,
+    event: EventNum,
+) -> Result<(), Error> {
+    let mut transactions = tx.transactions()?;
+    let start = format!("{id} ");
+    let mut made = None;
+    for row in transactions.prefix_from(device, Bound::Included((device, start.as_str())))? {
+        let (key, row) = row?;
+        let (_, name) = key.value();
+        if !name.starts_with(&start) {
+            break;
+        }
+        if row.record(&key)?.event == event {
+            made = Some(name.to_owned());
+            break;
+        }
+    }
+    if let Some(name) = made {
+        transactions.remove((device, name.as_str()))?;
+    }
+    Ok(())
+}
+
 /// Stores that the transaction made `event`.
 pub fn remember(
     tx: &Tx,

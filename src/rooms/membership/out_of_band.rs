@@ -13,6 +13,7 @@ use crate::{
     protocol::{Pdu, client_event::StrippedEvent, depth::is_too_deep, receive::Received},
     rooms::{
         Error,
+        deletion::pending,
         event::{self, outlier},
         room, servers,
         state::current,
@@ -46,13 +47,14 @@ pub fn is_resident(r: &impl Reader, room_id: &RoomId, user: UserNum) -> Result<b
 /// joined meanwhile, nothing happens: the event arrives in a transaction too.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if there are too many: [`invitation_limits`].
+/// [`Error::Forbidden`] if there are too many: [`invitation_limits`]; or if the room is being deleted.
 pub fn store(
     tx: &Tx,
     room_id: &RoomId,
     event: &Received,
     row: &OutOfBandMembership,
 ) -> Result<(), Error> {
+    pending::check(tx, room_id)?;
     let room = match room::num(tx, room_id) {
         Err(Error::UnknownRoom) => room::create(tx, room_id, &version(row)?)?,
         room => room?,

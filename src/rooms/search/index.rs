@@ -21,6 +21,10 @@ const DELETED_ROWS: usize = 1000;
 
 /// Indexes the next events of the room. Returns how many it has read; 0 at the end.
 pub(in crate::rooms) fn index_batch(tx: &Tx, room: RoomNum) -> Result<usize, Error> {
+    if !tx.room_heads()?.has(room)? {
+        // It is being deleted.
+        return Ok(0);
+    }
     let cursor = tx.search_cursors()?.get(room)?.map(|row| row.value());
     let from = cursor.map_or(Place::MIN, Place::next);
     let mut new: BTreeMap<(u64, String), Vec<Posting>> = BTreeMap::new();

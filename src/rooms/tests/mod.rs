@@ -6,6 +6,7 @@ mod background;
 mod claimed_state;
 mod concurrent;
 mod create;
+mod deletion;
 mod device_list_announcement;
 mod directory;
 mod gaps;

@@ -162,6 +162,47 @@ record! {
 }
 
 record! {
+    /// A room that is being deleted.
+    RoomDeletion {
+        room: RoomNum,
+        /// When the owner asked for it, in milliseconds since the epoch.
+        started_ts: u64,
+        phase: DeletionPhase,
+        /// How many local users have left it for that.
+        left: u32,
+        /// How many events are deleted.
+        events: u64,
+    }
+}
+
+/// What is being done to delete a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeletionPhase {
+    /// All local users leave.
+    Leave,
+    /// Other servers get what `outgoing` has for them up to this position; since when, in milliseconds since
+    /// the epoch.
+    Send { upto: Position, since_ts: u64 },
+    /// The rows of local users from this one on are deleted.
+    Users { next: UserNum },
+    /// The events from `next` on are deleted. None is behind `last`.
+    Events { next: EventNum, last: EventNum },
+    /// All other rows are deleted.
+    Rows,
+}
+
+record! {
+    /// A room that was deleted after a local user had left it: clients that have it still get the leave.
+    LeftDeletedRoom {
+        id: String,
+        /// Of the leave.
+        position: Position,
+        /// The membership event as clients get it, as JSON.
+        event: String,
+    }
+}
+
+record! {
     /// A room upgrade of which bans and space children are still to be copied.
     PendingUpgrade {
         /// The room that is replaced.

@@ -7,7 +7,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 
 use super::fake_disk::{Call, FakeDisk, Fault};
 use crate::store::{
-    Error, TableInfo,
+    Error, Field, TableInfo,
     migrations::{Migration, run_for, stored_versions},
     table::raw,
 };
@@ -59,7 +59,11 @@ fn double(txn: &WriteTransaction) -> Result<(), Error> {
 }
 
 fn table(name: &'static str, version: u32) -> TableInfo {
-    TableInfo { name, version }
+    TableInfo {
+        name,
+        version,
+        first_key_part: <&'static str as Field>::first_part,
+    }
 }
 
 /// What a hearth that knew `pets` in version 1 left behind.

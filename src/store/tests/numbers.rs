@@ -73,18 +73,32 @@ fn positions_of_a_failed_job_are_assigned_again() {
 }
 
 #[test]
-fn event_numbers_continue_after_a_restart() {
+fn numbers_of_deleted_events_are_not_assigned_again() {
     let directory = tempfile::tempdir().expect("a directory");
-    for expected in 1..4 {
+    let mut last = EventNum(0);
+    for _ in 0..3 {
         with_store_in(directory.path(), async |store, _| {
-            let job = |tx: &Tx| {
-                let event = tx.next_event();
-                tx.events()?.insert(event, b"{}".as_slice())?;
-                Ok::<_, Error>(event)
-            };
-            assert_eq!(store.write(job).await.expect("written"), EventNum(expected));
+            // Nothing is stored under it: as if it had been deleted.
+            let job = |tx: &Tx| tx.next_event();
+            let next = store.write(job).await.expect("written");
+            assert!(next > last, "{next:?} comes after {last:?}");
+            last = next;
         });
     }
+}
+
+#[test]
+fn event_numbers_continue_behind_the_events_of_a_database_without_their_counter() {
+    let directory = tempfile::tempdir().expect("a directory");
+    with_store_in(directory.path(), async |store, _| {
+        let job = |tx: &Tx| tx.events()?.insert(EventNum(10_000), b"{}".as_slice());
+        store.write(job).await.expect("written");
+        assert!(!store.read(|s| s.counters()?.has("event")).expect("read"));
+    });
+    with_store_in(directory.path(), async |store, _| {
+        let job = |tx: &Tx| tx.next_event();
+        assert_eq!(store.write(job).await.expect("written"), EventNum(10_001));
+    });
 }
 
 #[test]

@@ -154,6 +154,19 @@ impl FilterInputs {
 }
 
 impl Entry {
+    /// Of a deleted room that the user had left at `position`.
+    pub fn deleted(room: RoomNum, position: Position) -> Self {
+        Self {
+            room,
+            activity: position,
+            membership: Membership::Leave,
+            member_position: position,
+            listing: Listing::IfSent,
+            is_dm: false,
+            details: None,
+        }
+    }
+
     pub fn details(&self) -> &Details {
         const NONE: &Details = &Details::NONE;
         self.details.as_deref().unwrap_or(NONE)

@@ -174,10 +174,10 @@ impl Unwritten {
         // Room ids may hold characters that JSON escapes.
         let room_id = Value::from(room_id.as_str());
         out.extend_from_slice(format!("{room_id}:").as_bytes());
-        if state.is_empty() {
+        let Some(formatter) = formatter.filter(|_| !state.is_empty()) else {
             out.extend_from_slice(json.as_bytes());
             return;
-        }
+        };
         let fields = json.strip_suffix('}').unwrap_or(&json);
         out.extend_from_slice(fields.as_bytes());
         out.extend_from_slice(br#","required_state":["#);

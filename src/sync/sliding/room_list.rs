@@ -19,7 +19,7 @@ use super::{
     views::{self, View},
 };
 use crate::{
-    rooms::{Error, event, room, state::current},
+    rooms::{Error, deletion::left_rooms, event, room, state::current},
     store::{Position, Reader, Records, RoomNum, UserNum, records::Membership},
     sync::rooms::memberships,
     users::account_data::{self, GLOBAL},
@@ -210,6 +210,11 @@ impl RoomList {
             entry.is_dm = self.direct.contains(&room);
             self.entries.push(entry);
         }
+        for room in left_rooms::of_user(r, owner.user)? {
+            if let Some(left) = left_rooms::load(r, owner.user, room)? {
+                self.entries.push(Entry::deleted(room, left.position));
+            }
+        }
         self.entries.sort_unstable_by_key(Entry::order);
         let activity = self
             .entries
@@ -294,7 +299,10 @@ impl RoomList {
                 entry.is_dm = self.direct.contains(&room);
                 Some(entry)
             }
-            None => None,
+            None => {
+                let left = left_rooms::load(r, owner.user, room)?;
+                left.map(|left| Entry::deleted(room, left.position))
+            }
         };
         if let Some(entry) = &entry {
             self.activity.insert(room, entry.activity);
@@ -318,7 +326,11 @@ impl RoomList {
     }
 
     fn refresh_space(&mut self, r: &impl Reader, space: RoomNum) -> Result<(), Error> {
-        let position = room::heads(r, space)?.state_position;
+        let position = match room::heads(r, space) {
+            // It has been deleted.
+            Err(Error::UnknownRoom) => return Ok(()),
+            heads => heads?.state_position,
+        };
         if self
             .spaces
             .get(&space)

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     rooms::{
         Error,
+        deletion::left_rooms::{self, LeftRoom},
         event::{self, StoredEvent},
         relations::aggregations::Aggregator,
         room,
@@ -27,7 +28,7 @@ use crate::{
     },
     store::{
         EventNum, Place, Position, Reader, Records, RoomNum,
-        records::{MemberRow, Membership, RoomHeads},
+        records::{MemberRow, Membership, RequiredState, RoomHeads},
     },
     sync::{
         membership_history::{Continuity, continuity, last_leave},
@@ -65,12 +66,13 @@ pub struct RoomUpdate {
     pub json: String,
     /// The state events, which are loaded while the response is sent; event 0 is none.
     pub state: Vec<StateChange>,
-    pub formatter: Formatter,
+    /// Of the state.
+    pub formatter: Option<Formatter>,
     /// The place of the first event of the timeline.
     pub first: Option<Place>,
 }
 
-/// `RoomResult` of the proposal, without its `required_state`.
+/// `RoomResult` of the proposal, without the `required_state` that is in the database.
 #[derive(Debug, Default, Serialize)]
 struct Fields {
     #[serde(skip_serializing_if = "is_false")]
@@ -107,6 +109,9 @@ struct Fields {
     stripped_state: Option<Vec<Box<RawValue>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     invite_state: Option<Vec<Box<RawValue>>>,
+    /// Of a room that has been deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    required_state: Option<Vec<Box<RawValue>>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,7 +145,8 @@ pub fn update(
 ) -> Result<Option<RoomUpdate>, Error> {
     let room = planned.room;
     let Some(member) = r.memberships()?.load((request.user, room))? else {
-        return Ok(None);
+        let left = left_rooms::load(r, request.user, room)?;
+        return left.map(|left| deleted(request, planned, left)).transpose();
     };
     let (user, device) = (&request.user_id, Some(request.device));
     let builder = Builder {
@@ -165,6 +171,43 @@ pub fn update(
         Membership::Leave | Membership::Ban => builder.left(r),
         Membership::Invite | Membership::Knock => builder.stripped(r),
     }
+}
+
+/// The leave of a room that has been deleted.
+fn deleted(
+    request: &SlidingSyncRequest,
+    planned: &PlannedRoom,
+    left: LeftRoom,
+) -> Result<RoomUpdate, Error> {
+    let required = &planned.config.required_state;
+    let fields = Fields {
+        initial: planned.since.is_none(),
+        membership: membership_state(Membership::Leave).to_string(),
+        lists: planned.lists.clone(),
+        required_state: is_own_membership_wanted(required, request)
+            .then(|| vec![left.event.clone()]),
+        timeline: Some(TimelineFields {
+            timeline: vec![left.event],
+            limited: true,
+            num_live: 1,
+            prev_batch: None,
+        }),
+        ..Fields::default()
+    };
+    let json = serde_json::to_string(&fields);
+    Ok(RoomUpdate {
+        room: planned.room,
+        room_id: left.id,
+        json: json.map_err(|_| Error::not_serializable("a deleted room"))?,
+        state: Vec::new(),
+        formatter: None,
+        first: None,
+    })
+}
+
+fn is_own_membership_wanted(required: &[RequiredState], request: &SlidingSyncRequest) -> bool {
+    required_state::is_lazy(required)
+        || required_state::matches(required, MEMBER, request.user_id.as_str())
 }
 
 struct Builder<'a> {
@@ -269,8 +312,7 @@ impl Builder<'_> {
     /// The membership event of the user as state, if that is wanted.
     fn own_membership(&self, event: &StoredEvent) -> Option<StateChange> {
         let required = &self.planned.config.required_state;
-        let is_wanted = required_state::is_lazy(required)
-            || required_state::matches(required, MEMBER, self.request.user_id.as_str());
+        let is_wanted = is_own_membership_wanted(required, self.request);
         let key = event.header.state_key.filter(|_| is_wanted);
         key.map(|key| StateChange {
             key,
@@ -569,7 +611,7 @@ impl Builder<'_> {
             room_id: self.room_id,
             json: json.map_err(|_| Error::not_serializable("a room"))?,
             state,
-            formatter: self.formatter,
+            formatter: Some(self.formatter),
             first,
         })
     }

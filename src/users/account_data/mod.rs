@@ -15,5 +15,5 @@ pub mod tags;
 pub(super) use self::rows::remove_all;
 pub use self::{
     client::{changes_between, kinds_in, load_for_client},
-    rows::{FULLY_READ, GLOBAL, fits, load, put},
+    rows::{FULLY_READ, GLOBAL, fits, load, put, remove_of_room},
 };

@@ -66,6 +66,23 @@ pub(in crate::users) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::
     tx.account_data_log()?.remove_prefix(user)
 }
 
+/// Removes the data of `user` for a room that is being deleted.
+pub fn remove_of_room(tx: &Tx, user: UserNum, room: RoomNum) -> Result<(), store::Error> {
+    let mut table = tx.account_data()?;
+    let mut removed = Vec::new();
+    for row in table.prefix((user, room))? {
+        let (key, data) = row?;
+        removed.push(data.record(&key)?);
+    }
+    table.remove_prefix((user, room))?;
+    drop(table);
+    for data in removed {
+        references::remove(tx, &data.content)?;
+        tx.account_data_log()?.remove((user, data.position))?;
+    }
+    Ok(())
+}
+
 /// The number of a room in which `user` has, or had, a membership.
 pub(super) fn room_of(
     reader: &impl Reader,

@@ -1,5 +1,7 @@
 //! `hearth room`.
 
+use std::process::Stdio;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -116,4 +118,57 @@ fn nobody_enters_a_blocked_room_until_it_is_unblocked_and_its_members_stay() {
     let error = owner.fails(&["room", "unblock", &room]);
     assert!(error.contains("hearth room blocked"), "{error}");
     owner.fails(&["room", "block", "nonsense"]);
+}
+
+#[test]
+fn a_room_is_deleted_on_a_running_and_on_a_stopped_server() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let mut alice = client(server.port, &register(server.port, "alice").unwrap());
+    let [first, second] = [(); 2].map(|()| create_public_room(&mut alice).unwrap());
+    send_text(&mut alice, &first, "1", "hello").unwrap();
+    let printed = owner.run(&["room", "delete", &first]);
+    assert_eq!(printed, format!("{first} is deleted\n"));
+    let error = owner.fails(&["room", "delete", &first]);
+    assert!(error.contains("hearth room list"), "{error}");
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    let deleted = owner.json(&["room", "delete", &second, "--block"]);
+    assert_eq!(deleted["deleted"], true);
+    assert_eq!(owner.json(&["room", "list"])["rooms"], json!([]));
+    assert_eq!(
+        owner.json(&["room", "blocked"])["rooms"][0]["room_id"],
+        second
+    );
+}
+
+#[test]
+fn the_deletion_of_a_room_goes_on_after_the_server_was_killed() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let mut alice = client(server.port, &register(server.port, "alice").unwrap());
+    let room = create_public_room(&mut alice).unwrap();
+    for number in 0..400 {
+        send_text(&mut alice, &room, &number.to_string(), "hello").unwrap();
+    }
+    let mut command = owner.command(&["room", "delete", &room]);
+    let mut deleting = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let left = |rooms: Value| rooms["joined_rooms"] == json!([]);
+    while !left(
+        alice
+            .json("GET", "/_matrix/client/v3/joined_rooms", None)
+            .unwrap(),
+    ) {}
+    server.stop(Signal::KILL).unwrap();
+    deleting.wait().unwrap();
+    let server = owner.start();
+    while owner.json(&["room", "list"])["rooms"] != json!([]) {}
+    let error = owner.fails(&["room", "show", &room]);
+    assert!(error.contains("hearth room list"), "{error}");
+    let mut bob = client(server.port, &register(server.port, "bob").unwrap());
+    let other = create_public_room(&mut bob).unwrap();
+    send_text(&mut bob, &other, "1", "hello").unwrap();
 }
