@@ -37,8 +37,8 @@ pub enum Error {
     #[error("{0} has ended unexpectedly; the log has the reason")]
     Ended(&'static str),
     #[error(
-        "the start ended in a panic, which the log has; if it is about the database, put a backup of {} in \
-         its place",
+        "the start ended in a panic, which the log has; if it is about the database in {}, restore a \
+         backup with `hearth restore DIR --force`",
         .0.display()
     )]
     StartPanicked(PathBuf),

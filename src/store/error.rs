@@ -10,8 +10,8 @@ pub enum Error {
     Storage(Arc<redb::Error>),
     /// The file is not a whole database.
     #[error(
-        "the file hearth.redb is damaged: {0}. Copy a backup of the whole directory here; for a new \
-         and empty server, move the files in `data_dir` away"
+        "the file hearth.redb is damaged: {0}. Restore a backup with `hearth restore DIR --force`; \
+         for a new and empty server, move the files in `data_dir` away"
     )]
     Damaged(Box<str>),
     /// A row is missing or does not decode ([`Error::corrupt`]).
