@@ -56,9 +56,9 @@ pub enum Error {
     KeyTooLarge,
     #[error("a profile may have at most 64 KiB")]
     ProfileTooLarge,
-    /// Of a device, the sender's share.
+    /// Of to-device messages.
     #[error(
-        "too many of your to-device messages wait for a device of a user with whom you share no room"
+        "nothing was sent: too many to-device messages wait for the recipient, who has not fetched them; try again later"
     )]
     QueueFull,
     #[error("{0}")]

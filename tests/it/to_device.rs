@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client_api::{create_room, next_batch, percent_encode, sync},
+    client_api::{create_room, join, next_batch, percent_encode, sync},
     test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
@@ -286,14 +286,57 @@ fn who_shares_no_room_cannot_make_a_device_lose_the_messages_of_others() {
         ));
     }
     accepted.extend(100..140);
+    assert_eq!(all_notes(&alice), accepted);
+    assert_eq!(synced_notes(&sync(&aaron, None)), [0; 0]);
+}
+
+/// All notes that wait for `user`, in order.
+fn all_notes(user: &TestUser<'_>) -> Vec<u64> {
     let (mut received, mut since) = (Vec::new(), None);
-    while received.len() < accepted.len() {
-        let response = sync(&alice, since.as_deref());
+    loop {
+        let response = sync(user, since.as_deref());
         let notes = synced_notes(&response);
-        assert!(!notes.is_empty(), "{received:?}");
+        if notes.is_empty() {
+            return received;
+        }
         received.extend(notes);
         since = Some(next_batch(&response).to_owned());
     }
-    assert_eq!(received, accepted);
-    assert_eq!(synced_notes(&sync(&aaron, None)), [0; 0]);
+}
+
+#[test]
+fn many_accounts_of_an_open_room_displace_nothing_and_keep_out_nobody_of_a_closed_room() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let open = create_room(&alice, json!({ "preset": "public_chat" }));
+    join(&bob, &open);
+    let closed = create_room(&carol, json!({ "invite": [&alice.user_id] }));
+    join(&alice, &closed);
+    let (mut accepted, mut next) = (Vec::new(), 0);
+    let mut send_many = |user: &TestUser<'_>, count: usize| {
+        let mut refused = 0;
+        for _ in 0..count {
+            next += 1;
+            let content = json!({ "n": next, "text": "x".repeat(61_000) });
+            let to = (alice.user_id.as_str(), alice.device_id.as_str());
+            let response = send_to_device(user, to, &next.to_string(), content);
+            if response.0 == 200 {
+                accepted.push(next);
+            } else {
+                expect_error(&response, 429, "M_LIMIT_EXCEEDED");
+                refused += 1;
+            }
+        }
+        refused
+    };
+    assert_eq!(send_many(&bob, 20), 0);
+    let mut refused = 0;
+    for number in 0..30 {
+        let eve = server.register(&format!("eve{number}"));
+        join(&eve, &open);
+        refused += send_many(&eve, 12);
+    }
+    assert!(refused > 100, "{refused}");
+    assert_eq!(send_many(&carol, 20), 0);
+    assert_eq!(all_notes(&alice), accepted);
 }

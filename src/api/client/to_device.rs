@@ -7,7 +7,7 @@ use crate::{
     pool::Kind,
     rooms::{event::send, servers::shared_rooms},
     store::Tx,
-    users::to_device::{self, Batch},
+    users::to_device::{self, Batch, Delivery},
 };
 
 /// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
@@ -31,20 +31,21 @@ pub async fn send_event_to_device(
     let local = remote.remove(api.local.server_name());
     remote.retain(|server, _| api.federation.client().may_contact(server));
     let id = format!("{:032x}", rand::random::<u128>()).into();
-    let now = api.clock.timestamp();
+    let (now, now_ms) = (api.clock.timestamp(), api.clock.now_ms());
     let job = move |tx: &Tx| {
         if !send::is_new(tx, &transaction, now)? {
             return Ok(());
         }
         let sender = &session.user_id;
+        let mut delivery = Delivery::default();
         if let Some(local) = &local {
-            let shares_room = |user| Ok::<_, Error>(shared_rooms::share_a_room(tx, user, sender)?);
-            to_device::deliver(tx, sender, &kind, local, shares_room)?;
+            let shared = |user| Ok::<_, Error>(shared_rooms::shared_with(tx, user, sender)?);
+            to_device::deliver(tx, &mut delivery, sender, &kind, local, now_ms, shared)?;
         }
         for (server, messages) in &remote {
-            to_device::queue_outbound(tx, server, sender, &kind, &id, messages)?;
+            to_device::queue_outbound(tx, &mut delivery, server, sender, &kind, &id, messages)?;
         }
-        Ok::<_, Error>(())
+        Ok::<_, Error>(delivery.finish(sender)?)
     };
     api.store.write(job).await?;
     Ok(send_event_to_device::v3::Response::new())

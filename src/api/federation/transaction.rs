@@ -30,7 +30,13 @@ pub async fn send_transaction_message(
         )));
     }
     let edus = Edus::parse(&api.pool, origin.server.clone(), request.edus).await?;
-    edu::deliver_to_device(&api.store, &origin.server, edus.to_device).await?;
+    edu::deliver_to_device(
+        &api.store,
+        &origin.server,
+        edus.to_device,
+        api.clock.now_ms(),
+    )
+    .await?;
     let results = api
         .federation
         .receive_pdus(&origin.server, request.pdus)

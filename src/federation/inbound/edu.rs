@@ -118,6 +118,7 @@ pub async fn deliver_to_device(
     store: &Store,
     origin: &ServerName,
     messages: Vec<DirectDeviceContent>,
+    now_ms: u64,
 ) -> Result<(), rooms::Error> {
     let (origin, messages) = (origin.to_owned(), Arc::new(messages));
     let mut next = 0;
@@ -125,8 +126,8 @@ pub async fn deliver_to_device(
         let (origin, messages) = (origin.clone(), Arc::clone(&messages));
         let job = move |tx: &Tx| {
             let server = tx.server_num(origin.as_str())?;
-            let shares_room = |user, sender: &UserId| shared_rooms::share_a_room(tx, user, sender);
-            to_device::deliver_remote(tx, server, &messages, next, shares_room)
+            let shared = |user, sender: &UserId| shared_rooms::shared_with(tx, user, sender);
+            to_device::deliver_remote(tx, server, &messages, next, now_ms, shared)
         };
         next = store.write(job).await?;
     }

@@ -11,13 +11,19 @@ use ruma::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    rooms::{Error, room, state::content},
+    rooms::{
+        Error, room,
+        state::{content, current::has_joined},
+    },
     store::{Reader, RoomNum},
 };
 
 /// A page of summaries ends after so many bytes: names and topics may be as long as events, and anybody can
 /// request many pages at once.
 pub const MAX_PAGE_BYTES: usize = 256 * 1024;
+
+/// A restricted room with more conditions counts as open.
+const MAX_ALLOWED_ROOMS: usize = 10;
 
 /// How many bytes a summary, or what has one, takes in a response.
 pub fn size(summary: &impl Serialize) -> usize {
@@ -97,6 +103,31 @@ pub fn join_rule(r: &impl Reader, room: RoomNum) -> Result<JoinRuleSummary, Erro
     Ok(supported_join_rule(
         rule.map_or(JoinRuleSummary::Invite, Into::into),
     ))
+}
+
+/// Whether anybody may join the room, or a room whose members may join it. A room that is not here may be one.
+pub fn is_open(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let restricted = match join_rule(r, room)? {
+        JoinRuleSummary::Public => return Ok(true),
+        JoinRuleSummary::Restricted(rule) | JoinRuleSummary::KnockRestricted(rule) => rule,
+        _ => return Ok(false),
+    };
+    if restricted.allowed_room_ids.len() > MAX_ALLOWED_ROOMS {
+        return Ok(true);
+    }
+    for id in &restricted.allowed_room_ids {
+        let is_closed = match room::num(r, id) {
+            Ok(room) => {
+                has_joined(r, room)? && !matches!(join_rule(r, room)?, JoinRuleSummary::Public)
+            }
+            Err(Error::UnknownRoom) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_closed {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The join rule, or `invite` if it is one that ruma does not know.

@@ -8,10 +8,17 @@ use super::in_room;
 use crate::{
     rooms::{
         Error,
-        state::current::{has_joined, joined_rooms, local_members, local_membership, membership},
+        directory::summary,
+        state::current::{
+            self, MEMBER, has_joined, joined_rooms, local_members, local_membership, membership,
+        },
     },
     store::{Reader, RoomNum, Rows, ServerNum, UserNum, records::Membership},
+    users::{num_of, to_device::SharedRooms},
 };
+
+/// For each, up to a dozen events are read.
+const MAX_SHARED_ROOMS: usize = 500;
 
 /// The local users who are joined to `room`.
 fn joined_local_members<R: Reader>(
@@ -126,6 +133,42 @@ pub fn mutual_rooms(r: &impl Reader, one: UserNum, other: &UserId) -> Result<Vec
         }
     }
     Ok(mutual)
+}
+
+/// Which rooms the local user `one` shares with `other`. Only the newest [`MAX_SHARED_ROOMS`] count: who shares
+/// more open rooms that are newer than the first closed one counts as sharing only open rooms.
+pub fn shared_with(r: &impl Reader, one: UserNum, other: &UserId) -> Result<SharedRooms, Error> {
+    let (local, server) = (num_of(r, other)?, in_room::num(r, other.server_name())?);
+    // Not whether they are joined: that costs reading an event.
+    let may_be_joined = |room| {
+        if let Some(user) = local
+            && let Some(row) = local_membership(r, user, room)?
+        {
+            return Ok(row.membership == Membership::Join);
+        }
+        let has_server = match server {
+            Some(server) => r.room_servers()?.has((room, server))?,
+            None => false,
+        };
+        Ok::<_, Error>(has_server && current::get(r, room, MEMBER, other.as_str())?.is_some())
+    };
+    let (mut shared, mut count) = (SharedRooms::None, 0);
+    for room in joined_rooms(r, one)?.into_iter().rev() {
+        if count == MAX_SHARED_ROOMS {
+            break;
+        }
+        if !may_be_joined(room)? {
+            continue;
+        }
+        count += 1;
+        if membership(r, room, other)? == Membership::Join {
+            if !summary::is_open(r, room)? {
+                return Ok(SharedRooms::Closed);
+            }
+            shared = SharedRooms::Open;
+        }
+    }
+    Ok(shared)
 }
 
 /// Whether the local user `one` shares a room with `other`.

@@ -25,6 +25,7 @@ mod room_types;
 mod search;
 mod server_acls;
 mod server_notices;
+mod shared_rooms;
 mod state;
 mod timestamp_to_event;
 mod unread;

@@ -1,5 +1,7 @@
 //! Messages to devices of this server.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use ruma::{
     OwnedDeviceId, OwnedUserId, UserId,
     api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
@@ -9,7 +11,11 @@ use ruma::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::queue::{self, Queue, Sender, parse_stored};
+use super::{
+    queue::{self, Queue, parse_stored},
+    request::Delivery,
+    sender::{Sender, SharedRooms},
+};
 use crate::{
     store::{self, DeviceNum, Effect, Position, Reader, Records, Rows, ServerNum, Tx, UserNum},
     users::{Error, devices, id_of, num_of},
@@ -31,27 +37,34 @@ struct Event<'a> {
     content: &'a RawValue,
 }
 
-/// Queues `messages` for local devices. Ids of devices that do not exist are ignored. `shares_room` says
-/// whether a local user is in a room with the sender.
+/// Queues `messages` for local devices, and counts them in `delivery`. Ids of devices that do not exist are
+/// ignored. `shared_rooms` says which rooms a local user shares with the sender.
 ///
 /// # Errors
-/// [`Error::TooLarge`], and [`Error::QueueFull`] if the share of the sender in a queue is full. Then the job
-/// has to fail, so that nothing is written.
+/// [`Error::TooLarge`], and [`Error::QueueFull`] if a message does not fit to a user who shares no room with the
+/// sender. Then the job has to fail, so that nothing is written.
 pub fn deliver<E: From<Error> + From<store::Error>>(
     tx: &Tx,
+    delivery: &mut Delivery,
     sender: &UserId,
     kind: &ToDeviceEventType,
     messages: &DirectDeviceMessages,
-    shares_room: impl Fn(UserNum) -> Result<bool, E>,
+    now_ms: u64,
+    shared_rooms: impl Fn(UserNum) -> Result<SharedRooms, E>,
 ) -> Result<(), E> {
     let addressed = address(tx, sender, kind, messages)?.ok_or(Error::TooLarge(
         "the messages of this request are too large for so many devices; send it to fewer at a time",
     ))?;
     let own = num_of(tx, sender)?;
     for (user, messages) in addressed {
-        let sender = Sender::local(sender, own == Some(user) || shares_room(user)?);
+        let shared = match own == Some(user) {
+            true => SharedRooms::Closed,
+            false => shared_rooms(user)?,
+        };
+        let sender = Sender::local(sender, shared);
         for message in &messages {
-            if !put(tx, user, message, &sender)? {
+            let fits = put(tx, delivery, user, message, &sender, now_ms)?;
+            if !fits && shared == SharedRooms::None {
                 return Err(Error::QueueFull.into());
             }
         }
@@ -60,16 +73,18 @@ pub fn deliver<E: From<Error> + From<store::Error>>(
 }
 
 /// Queues messages of `server`, each message id once, beginning with number `first`; stops after about
-/// [`MAX_JOB_BYTES`]. Returns the number with which to continue. An EDU that is too large is dropped.
-/// `shares_room` says whether a local user is in a room with a sender.
+/// [`MAX_JOB_BYTES`]. Returns the number with which to continue. An EDU that is too large is dropped, and what
+/// does not fit into a queue. `shared_rooms` says which rooms a local user shares with a sender.
 pub fn deliver_remote<E: From<store::Error>>(
     tx: &Tx,
     server: ServerNum,
     contents: &[DirectDeviceContent],
     first: usize,
-    shares_room: impl Fn(UserNum, &UserId) -> Result<bool, E>,
+    now_ms: u64,
+    shared_rooms: impl Fn(UserNum, &UserId) -> Result<SharedRooms, E>,
 ) -> Result<usize, E> {
-    let mut bytes = 0;
+    let (mut bytes, mut next) = (0, contents.len());
+    let (mut delivery, mut senders) = (Delivery::default(), HashMap::new());
     for (number, content) in contents.iter().enumerate().skip(first) {
         let sender = &*content.sender;
         let addressed = address(tx, sender, &content.ev_type, &content.messages)?;
@@ -79,7 +94,8 @@ pub fn deliver_remote<E: From<store::Error>>(
             .flat_map(|(_, messages)| messages);
         bytes += messages.map(Addressed::bytes).sum::<usize>();
         if number > first && bytes > MAX_JOB_BYTES {
-            return Ok(number);
+            next = number;
+            break;
         }
         if is_duplicate(tx, server, content.message_id.as_str())? {
             continue;
@@ -89,14 +105,19 @@ pub fn deliver_remote<E: From<store::Error>>(
             continue;
         };
         for (user, messages) in addressed {
-            let sender = Sender::remote(sender, shares_room(user, sender)?);
+            let sender = match senders.entry((user, sender)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    unknown.insert(Sender::remote(sender, shared_rooms(user, sender)?))
+                }
+            };
             for message in &messages {
-                // It is never refused.
-                put(tx, user, message, &sender)?;
+                put(tx, &mut delivery, user, message, sender, now_ms)?;
             }
         }
     }
-    Ok(contents.len())
+    delivery.log_refused(&queue::server_name(tx, server)?);
+    Ok(next)
 }
 
 /// A message and the devices that get it.
@@ -166,22 +187,30 @@ pub(super) fn devices_of(
     }
 }
 
-/// Queues a message for devices of `user`. Returns `false` if a queue refuses it.
+/// Queues a message for devices of `user`. Returns `false` if it does not fit for one of them.
 pub(super) fn put(
     tx: &Tx,
+    delivery: &mut Delivery,
     user: UserNum,
     message: &Addressed,
     sender: &Sender,
+    now_ms: u64,
 ) -> Result<bool, store::Error> {
+    let mut fits = true;
     for device in &message.devices {
-        let position = tx.next_position()?;
         let queue = Queue::Device(user, *device);
-        if !queue::push(tx, queue, position, sender, message.json.clone())? {
-            return Ok(false);
+        match queue::push(tx, queue, sender, message.json.clone(), now_ms)? {
+            Some(position) => {
+                delivery.stored();
+                tx.effect(Effect::UserChanged(user, position));
+            }
+            None => {
+                delivery.refused(queue.recipient(tx)?);
+                fits = false;
+            }
         }
-        tx.effect(Effect::UserChanged(user, position));
     }
-    Ok(true)
+    Ok(fits)
 }
 
 /// Messages for a device.

@@ -7,7 +7,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::queue::{self, Queue, Sender, parse_stored, server_name};
+use super::{
+    queue::{self, Queue, parse_stored, server_name},
+    request::Delivery,
+    sender::{Sender, SharedRooms},
+};
 use crate::store::{self, Effect, Position, Reader, Rows, ServerNum, Tx};
 
 /// Of the EDUs of one transaction.
@@ -15,9 +19,11 @@ const MAX_TRANSACTION_BYTES: usize = 512 * 1024;
 /// Messages that one job discards.
 const MAX_DISCARDED_PER_JOB: usize = 1000;
 
-/// Queues `messages` for `server`. The EDU has the message id `id`, by which the server deduplicates it.
+/// Queues `messages` for `server`, and counts them in `delivery` as one. The EDU has the message id `id`, by
+/// which the server deduplicates it.
 pub fn queue_outbound(
     tx: &Tx,
+    delivery: &mut Delivery,
     server: &ServerName,
     sender: &UserId,
     kind: &ToDeviceEventType,
@@ -29,11 +35,15 @@ pub fn queue_outbound(
     content.messages = messages.clone();
     let json = serde_json::to_string(&content)
         .map_err(|_| store::Error::NotSerializable("a to-device message"))?;
-    let position = tx.next_position()?;
-    // Counted as if they shared a room, the sender is never refused.
-    let sender = Sender::local(sender, true);
-    queue::push(tx, Queue::Server(num), position, &sender, json)?;
-    tx.effect(Effect::ServerAddressed(num));
+    let queue = Queue::Server(num);
+    // For a server it does not matter which rooms the sender shares.
+    let sender = Sender::local(sender, SharedRooms::Open);
+    if queue::push(tx, queue, &sender, json, 0)?.is_some() {
+        delivery.stored();
+        tx.effect(Effect::ServerAddressed(num));
+    } else {
+        delivery.refused(queue.recipient(tx)?);
+    }
     Ok(())
 }
 

@@ -1,21 +1,28 @@
 //! The queues of local devices and of other servers, and who may fill them.
 //!
-//! Each queue is bounded. So is what one account (a local user, or another server) has in it; an account that
-//! shares no room with the device's owner has a smaller share. What waits for all devices of a user is
-//! bounded too, and what waits altogether. A message too many displaces the oldest of the largest account,
-//! or of the same account if its own share is full: who sends little is not displaced by who sends much. An
-//! account that shares no room with the owner displaces nobody who does.
+//! Each queue is bounded, and what waits for all devices of a user, and what waits altogether. An account is a
+//! local user, or another server. It has no more of a queue than is free then (one alone at most half), and a
+//! user of another server no more of that server's share than is free there. So nobody fills a queue alone.
+//!
+//! Accounts that share no room with the owner of a device have together at most a quarter of its queue; with
+//! those that share only rooms that anybody may join, at most half. So strangers keep nobody out who shares a
+//! room that is not open.
+//!
+//! A message that does not fit is refused, so that no message is lost that was acknowledged. Two kinds give
+//! way all the same: messages of senders who share fewer rooms in that sense; and those for a device that was
+//! not seen for a week, where the largest account loses its oldest.
 //!
 //! `to_device_usage` has the sums: a job that adds or removes messages changes them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
-use ruma::UserId;
 use serde_json::value::RawValue;
 
+use super::sender::{Sender, SharedRooms, Usage, account};
 use crate::{
     store::{
-        self, DeviceNum, Position, Reader, Rows, ServerNum, Tx, UserNum, records::ToDeviceMessage,
+        self, DeviceNum, Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
+        records::{Device, ToDeviceMessage},
     },
     users::{devices, id_of},
 };
@@ -24,19 +31,16 @@ use crate::{
 pub(super) const UNIT_BYTES: usize = 4 * 1024;
 /// Of the messages for one device or one server: 20 MB, or 5,000 messages.
 pub(super) const MAX_QUEUE_UNITS: u64 = 5000;
-/// Of those, what accounts can fill that share no room with the device's owner.
-pub(super) const MAX_UNRELATED_UNITS: u64 = MAX_QUEUE_UNITS / 4;
-/// What one account can have in the queue of a device. A local user may have the whole queue of a server while no
-/// others need it.
-pub(super) const MAX_SHARE_UNITS: u64 = MAX_QUEUE_UNITS / 4;
-/// The same for one that shares no room with the device's owner.
-pub(super) const MAX_UNRELATED_SHARE_UNITS: u64 = MAX_QUEUE_UNITS / 10;
+/// Up to this part of its maximum, a queue has space for everybody, whatever the shares are.
+const ALWAYS_FREE_PART: u64 = 20;
 /// What waits for all devices of a user, in full queues.
 pub(super) const MAX_USER_QUEUES: u64 = 4;
 /// What waits altogether: 1 GB. Beyond that, queues are a fourth as large.
 const MAX_TOTAL_UNITS: u64 = 250_000;
-/// So much of a share is freed at once: the rows of the queue have to be searched for it.
+/// So much of what may be displaced is displaced at once: the rows of the queue have to be searched for it.
 const FREED_PART: u64 = 8;
+/// Messages for a device that was not seen for longer may be displaced.
+const UNSEEN_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// The queue of a device, or of another server.
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +63,16 @@ impl Queue {
         }
     }
 
-    fn user_key(self) -> Option<UsageKey<'static>> {
-        match self {
-            Self::Device(user, _) => Some((1, user.0, "")),
-            Self::Server(_) => None,
-        }
-    }
-
-    fn recipient(self, r: &impl Reader) -> Result<String, store::Error> {
+    pub(super) fn recipient(self, r: &impl Reader) -> Result<String, store::Error> {
         match self {
             Self::Device(user, _) => Ok(id_of(r, user)?.to_string()),
             Self::Server(server) => server_name(r, server),
         }
     }
+}
+
+fn user_key(user: UserNum) -> UsageKey<'static> {
+    (1, user.0, "")
 }
 
 pub(super) fn server_name(r: &impl Reader, server: ServerNum) -> Result<String, store::Error> {
@@ -96,121 +97,126 @@ macro_rules! with_table {
     };
 }
 
-/// Whoever sends a message, as a text that is stored with it: `+` if they share a room with the recipient,
-/// else `-`; the account; and behind a blank the user, if the account is their server.
-#[derive(Clone, Debug)]
-pub(super) struct Sender {
-    text: String,
-    is_local: bool,
-}
-
-impl Sender {
-    pub(super) fn local(user: &UserId, is_related: bool) -> Self {
-        Self {
-            text: format!("{}{user}", sign(is_related)),
-            is_local: true,
-        }
-    }
-
-    pub(super) fn remote(user: &UserId, is_related: bool) -> Self {
-        Self {
-            text: format!("{}{} {user}", sign(is_related), user.server_name()),
-            is_local: false,
-        }
-    }
-
-    fn is_related(&self) -> bool {
-        is_related(&self.text)
-    }
-}
-
-fn sign(is_related: bool) -> char {
-    if is_related { '+' } else { '-' }
-}
-
-fn is_related(sender: &str) -> bool {
-    sender.starts_with('+')
-}
-
-fn account(sender: &str) -> &str {
-    sender.split(' ').next().unwrap_or_default()
-}
-
-/// Adds a message to a queue, or returns `false`. Refused is a message that is larger than a share, one from an
-/// account that shares no room with the recipient if only others' messages fill the user's devices, and a
-/// local sender who shares no room with the recipient, if their share is full: else a device that is never used could stop what is sent to others in
-/// the same request.
+/// Adds a message to a queue; its position, or `None` if it does not fit.
 pub(super) fn push(
     tx: &Tx,
     queue: Queue,
-    position: Position,
     sender: &Sender,
     json: String,
-) -> Result<bool, store::Error> {
+    now_ms: u64,
+) -> Result<Option<Position>, store::Error> {
     let added = units(&json);
-    if !make_room(tx, queue, sender, added)? {
-        return Ok(false);
+    let max = match usage(tx, TOTAL)? + added > MAX_TOTAL_UNITS {
+        false => MAX_QUEUE_UNITS,
+        true => MAX_QUEUE_UNITS / 4,
+    };
+    if let Queue::Device(user, _) = queue
+        && !make_room_for_user(tx, user, sender, added, max, now_ms)?
+    {
+        return Ok(None);
     }
+    if !make_room(tx, queue, sender, added, max, now_ms)? {
+        return Ok(None);
+    }
+    let position = tx.next_position()?;
     let row = ToDeviceMessage {
         sender: sender.text.clone(),
         json,
     };
     with_table!(tx, queue, |table, num| table.put((num, position), &row)?);
     change_usage(tx, queue, &sender.text, added, u64::saturating_add)?;
+    Ok(Some(position))
+}
+
+/// Whether a message of this size fits into what may wait for all devices of `user`, after others have been
+/// displaced.
+fn make_room_for_user(
+    tx: &Tx,
+    user: UserNum,
+    sender: &Sender,
+    added: u64,
+    max: u64,
+    now_ms: u64,
+) -> Result<bool, store::Error> {
+    while usage(tx, user_key(user))? + added > max * MAX_USER_QUEUES {
+        let (mut most, mut largest) = (0, None);
+        for (_, device) in devices::all(tx, user)? {
+            let (queue, is_unseen) = (Queue::Device(user, device.num), is_unseen(&device, now_ms));
+            let gives_way = move |other: &str| {
+                let other = SharedRooms::of_stored(other);
+                other < sender.shared || is_unseen && other == sender.shared
+            };
+            let senders = senders(tx, queue)?;
+            let counted = senders.iter().filter(|(other, _)| gives_way(other));
+            let units = counted.map(|(_, units)| units).sum();
+            if units > most {
+                (most, largest) = (units, Some((queue, senders, gives_way)));
+            }
+        }
+        let Some((queue, senders, gives_way)) = largest else {
+            return Ok(false);
+        };
+        evict(tx, queue, &senders, gives_way, added)?;
+    }
     Ok(true)
 }
 
-/// Whether a message of this size can be added, after others have been displaced.
-fn make_room(tx: &Tx, queue: Queue, sender: &Sender, added: u64) -> Result<bool, store::Error> {
-    let max = match usage(tx, TOTAL)? + added > MAX_TOTAL_UNITS {
-        false => MAX_QUEUE_UNITS,
-        true => MAX_QUEUE_UNITS / 4,
-    };
-    let (part, share) = match (queue, sender.is_related()) {
-        (Queue::Server(_), _) => (MAX_QUEUE_UNITS, MAX_QUEUE_UNITS),
-        (Queue::Device(..), true) => (MAX_QUEUE_UNITS, MAX_SHARE_UNITS),
-        (Queue::Device(..), false) => (MAX_UNRELATED_UNITS, MAX_UNRELATED_SHARE_UNITS),
-    };
-    if added > share.min(max) {
-        return Ok(false);
-    }
-    let gives_way = |other: &str| sender.is_related() || !is_related(other);
-    if let (Queue::Device(user, _), Some(key)) = (queue, queue.user_key()) {
-        while usage(tx, key)? + added > max * MAX_USER_QUEUES {
-            match largest_queue(tx, user, gives_way)? {
-                Some(largest) => evict(tx, largest, &senders(tx, largest)?, gives_way, added)?,
-                None if sender.is_related() => break,
-                None => return Ok(false),
-            }
-        }
-    }
-    if usage(tx, queue.usage_key(""))? + added <= share.min(max) {
+/// Whether a message of this size fits into `queue`, after others have been displaced.
+fn make_room(
+    tx: &Tx,
+    queue: Queue,
+    sender: &Sender,
+    added: u64,
+    max: u64,
+    now_ms: u64,
+) -> Result<bool, store::Error> {
+    if usage(tx, queue.usage_key(""))? + added <= max / ALWAYS_FREE_PART {
         return Ok(true);
     }
     loop {
         let senders = senders(tx, queue)?;
-        let sum = |counts: &dyn Fn(&str) -> bool| -> u64 {
-            let counted = senders.iter().filter(|(sender, _)| counts(sender));
-            added + counted.map(|(_, units)| units).sum::<u64>()
-        };
-        let is_own = |other: &str| account(other) == account(&sender.text);
-        let is_of_part = |other: &str| is_related(other) == sender.is_related();
-        if sum(&is_own) > share {
-            if sender.is_local && !sender.is_related() {
+        let counted = senders.iter().map(|(sender, units)| (&**sender, *units));
+        let usage = Usage::new(queue, max, sender, counted);
+        if !usage.fits(added) {
+            let limit = usage.max_share.min(usage.capacity());
+            if added > limit || !is_for_unseen_device(tx, queue, now_ms)? {
                 return Ok(false);
             }
-            evict(tx, queue, &senders, is_own, added)?;
-        } else if sum(&is_of_part) > part {
-            evict(tx, queue, &senders, is_of_part, added)?;
-        } else if sum(&|_| true) > max {
-            if !senders.keys().any(|other| gives_way(other)) {
-                return Ok(false);
+            if usage.of_account + added > usage.max_share {
+                let is_own = |other: &str| sender.is_of_same_account(other);
+                evict(tx, queue, &senders, is_own, added)?;
+                continue;
             }
-            evict(tx, queue, &senders, gives_way, added)?;
-        } else {
+            if usage.of_equals() + added > usage.capacity() {
+                let is_equal = |other: &str| SharedRooms::of_stored(other) == sender.shared;
+                evict(tx, queue, &senders, is_equal, added)?;
+                continue;
+            }
+        }
+        if !usage.displaces(added) {
             return Ok(true);
         }
+        let shares_less = |other: &str| SharedRooms::of_stored(other) < sender.shared;
+        evict(tx, queue, &senders, shares_less, added)?;
     }
+}
+
+fn is_for_unseen_device(r: &impl Reader, queue: Queue, now_ms: u64) -> Result<bool, store::Error> {
+    let Queue::Device(user, num) = queue else {
+        return Ok(false);
+    };
+    let device_ids = r.device_ids()?;
+    let Some(row) = device_ids.get(num)? else {
+        return Ok(true);
+    };
+    let device = r.devices()?.load((user, row.value().1))?;
+    Ok(device.is_none_or(|device| is_unseen(&device, now_ms)))
+}
+
+fn is_unseen(device: &Device, now_ms: u64) -> bool {
+    let unseen_ms = |ts| u128::from(now_ms.saturating_sub(ts));
+    let is_recent = |ts| unseen_ms(ts) <= UNSEEN_AFTER.as_millis();
+    !device.last_seen_ts.is_some_and(is_recent)
 }
 
 /// What each sender has in a queue.
@@ -225,26 +231,8 @@ fn senders(r: &impl Reader, queue: Queue) -> Result<BTreeMap<String, u64>, store
     Ok(senders)
 }
 
-/// The queue of a device of `user` in which the `eligible` senders have the most.
-fn largest_queue(
-    r: &impl Reader,
-    user: UserNum,
-    eligible: impl Fn(&str) -> bool,
-) -> Result<Option<Queue>, store::Error> {
-    let (mut most, mut largest) = (0, None);
-    for (_, device) in devices::all(r, user)? {
-        let queue = Queue::Device(user, device.num);
-        let senders = senders(r, queue)?.into_iter();
-        let counted = senders.filter(|(sender, _)| eligible(sender));
-        let units = counted.map(|(_, units)| units).sum();
-        if units > most {
-            (most, largest) = (units, Some(queue));
-        }
-    }
-    Ok(largest)
-}
-
-/// Removes the oldest messages of the largest user of the largest of the accounts that are `eligible`.
+/// Removes the oldest messages of the senders who are `eligible`: of those who share the fewest rooms, of the
+/// largest accounts, of their largest users.
 fn evict(
     tx: &Tx,
     queue: Queue,
@@ -253,30 +241,45 @@ fn evict(
     added: u64,
 ) -> Result<(), store::Error> {
     let mut accounts: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut ranked = Vec::new();
     for (sender, units) in senders.iter().filter(|(sender, _)| eligible(sender)) {
         *accounts.entry(account(sender)).or_default() += units;
+        ranked.push((sender.as_str(), *units));
     }
-    let largest = accounts.iter().max_by_key(|(_, units)| **units);
-    let largest = largest.map(|(account, _)| *account).unwrap_or_default();
-    let of_largest = senders
-        .iter()
-        .filter(|(sender, _)| account(sender) == largest);
-    let Some((sender, counted)) = of_largest.max_by_key(|(_, units)| **units) else {
+    ranked.sort_by_key(|(sender, units)| {
+        let account = account(sender);
+        let of_account = accounts[account];
+        (
+            SharedRooms::of_stored(sender),
+            Reverse(of_account),
+            account,
+            Reverse(*units),
+        )
+    });
+    let wanted = added.max(accounts.values().sum::<u64>() / FREED_PART);
+    let mut expected = 0;
+    ranked.retain(|(_, units)| {
+        let is_needed = expected < wanted;
+        expected += units;
+        is_needed
+    });
+    let Some((first, _)) = ranked.first() else {
         // The sums are wrong.
         return clear_usage(tx, queue);
     };
-    let wanted = added.max(accounts[largest] / FREED_PART);
-    let (mut freed, mut positions) = (0, Vec::new());
+    let mut freed: BTreeMap<&str, u64> = ranked.iter().map(|(sender, _)| (*sender, 0)).collect();
+    let (mut sum, mut positions) = (0, Vec::new());
     with_table!(tx, queue, |table, num| {
         for row in table.prefix(num)? {
             let (key, row) = row?;
             let Ok(message) = row.record(&key) else {
                 continue;
             };
-            if message.sender == *sender {
-                freed += units(&message.json);
+            if let Some(freed) = freed.get_mut(message.sender.as_str()) {
+                *freed += units(&message.json);
+                sum += units(&message.json);
                 positions.push(key.value().1);
-                if freed >= wanted {
+                if sum >= wanted {
                     break;
                 }
             }
@@ -286,18 +289,23 @@ fn evict(
         table.remove((num, *position))?;
     });
     log::warn!(
-        "dropped {} to-device messages of {} to {}, which has not fetched them: the queue is full",
+        "dropped {} to-device messages of {}{} to {}, which has not fetched them: the queue is full",
         positions.len(),
-        &sender[1..],
+        &first[1..],
+        match ranked.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} others"),
+        },
         queue.recipient(tx)?
     );
-    // If there are none, the sum is wrong.
-    let freed = if positions.is_empty() {
-        *counted
-    } else {
-        freed
-    };
-    change_usage(tx, queue, sender, freed, u64::saturating_sub)
+    if positions.is_empty() {
+        // The sums are wrong.
+        freed = ranked.into_iter().collect();
+    }
+    for (sender, units) in freed {
+        change_usage(tx, queue, sender, units, u64::saturating_sub)?;
+    }
+    Ok(())
 }
 
 /// Removes the messages up to and including `upto`, at most `max`; returns how many.
@@ -361,8 +369,8 @@ fn change_totals(
     units: u64,
     change: fn(u64, u64) -> u64,
 ) -> Result<(), store::Error> {
-    if let Some(key) = queue.user_key() {
-        change_row(tx, key, units, change)?;
+    if let Queue::Device(user, _) = queue {
+        change_row(tx, user_key(user), units, change)?;
     }
     change_row(tx, TOTAL, units, change)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedServerName,
+    OwnedServerName, UserId,
     api::federation::transactions::edu::DirectDeviceMessages,
     events::{AnyToDeviceEventContent, ToDeviceEventType},
     serde::Raw,
@@ -53,6 +53,46 @@ impl Batch {
             server.insert(user, messages);
         }
         servers
+    }
+}
+
+/// What has become of the messages of a request or of some EDUs, each counted for each device or server.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    stored: usize,
+    refused: usize,
+    /// A recipient to whom a message did not fit.
+    full: Option<String>,
+}
+
+impl Delivery {
+    pub(super) fn stored(&mut self) {
+        self.stored += 1;
+    }
+
+    pub(super) fn refused(&mut self, recipient: String) {
+        self.refused += 1;
+        self.full.get_or_insert(recipient);
+    }
+
+    /// # Errors
+    /// [`Error::QueueFull`] if none of the messages of `sender` was stored because none fits. Then the job has
+    /// to fail.
+    pub fn finish(self, sender: &UserId) -> Result<(), Error> {
+        if self.stored == 0 && self.refused > 0 {
+            return Err(Error::QueueFull);
+        }
+        self.log_refused(sender.as_str());
+        Ok(())
+    }
+
+    pub(super) fn log_refused(&self, sender: &str) {
+        if let Some(full) = &self.full {
+            log::info!(
+                "dropped {} to-device messages of {sender} to {full} or others: too many wait that were not fetched",
+                self.refused
+            );
+        }
     }
 }
 
