@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room, create_room_with, join, join_via, room_path, send_text, set_state, sync,
+        create_room, create_room_with, join, join_via, percent_encode, room_path, send_text,
+        set_state, sync,
     },
     test_server::{TestServer, TestUser, expect_ok},
 };
@@ -119,4 +120,68 @@ fn other_servers_get_events_of_an_erased_user_redacted() {
     let pdu = response.expect("the event").pdu;
     let pdu: Value = serde_json::from_str(pdu.get()).expect("JSON");
     assert_eq!(pdu["content"], json!({}));
+}
+
+#[test]
+fn who_joins_later_gets_no_member_events_and_no_replaced_state_of_an_erased_user() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|it| server.register(it));
+    let profile = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
+    expect_ok(bob.put(&profile, json!({ "displayname": "Robert" })));
+    let room = create_room_with(&[&bob, &alice]);
+    set_state(
+        &bob,
+        &room,
+        ("m.room.topic", ""),
+        json!({ "topic": "old topic" }),
+    );
+    let then = send_text(&bob, &room, "x");
+    set_state(
+        &bob,
+        &room,
+        ("m.room.topic", ""),
+        json!({ "topic": "topic" }),
+    );
+    let mallory = server.register("mallory");
+    let ban = json!({ "user_id": mallory.user_id, "reason": "a reason" });
+    expect_ok(bob.post(&room_path(&room, "ban"), ban));
+    let id = send_text(&alice, &room, "y");
+    erase(&bob);
+    let dave = server.register("dave");
+    join(&dave, &room);
+    let lazy = percent_encode(r#"{"lazy_load_members":true}"#);
+    let full = percent_encode(r#"{"room":{"timeline":{"limit":1}}}"#);
+    let token = expect_ok(alice.get(&room_path(&room, &format!("context/{id}"))))["start"].clone();
+    let token = percent_encode(token.as_str().expect("a token"));
+    let answers = |user: &TestUser<'_>| {
+        let get = |tail: &str| expect_ok(user.get(&room_path(&room, tail))).to_string();
+        [
+            get(&format!("context/{then}?limit=0")),
+            get(&format!("context/{id}?filter={lazy}")),
+            get(&format!("members?at={token}")),
+            get("state"),
+            get(&format!(
+                "state/m.room.member/{}",
+                percent_encode(&mallory.user_id)
+            )),
+            expect_ok(user.get(&format!("/_matrix/client/v3/sync?filter={full}"))).to_string(),
+        ]
+    };
+    let all = answers(&alice).concat();
+    let personal = ["Robert", "a reason", "old topic"];
+    for text in personal {
+        assert!(all.contains(text), "{text}");
+    }
+    for answer in answers(&dave) {
+        for text in personal {
+            assert!(!answer.contains(text), "{text} is in {answer}");
+        }
+    }
+    let state = |tail: &str| expect_ok(dave.get(&room_path(&room, &format!("state/{tail}"))));
+    assert_eq!(state("m.room.topic")["topic"], "topic");
+    let banned = state(&format!(
+        "m.room.member/{}",
+        percent_encode(&mallory.user_id)
+    ));
+    assert_eq!(banned, json!({ "membership": "ban" }));
 }

@@ -139,7 +139,10 @@ pub async fn get_state_event_for_key(
         let stored = event::load(s, num)?;
         match request.format {
             StateEventFormat::Event => formatter.format(s, &stored),
-            _ => Ok(stored.parse::<WithContent>()?.content),
+            _ => {
+                let visible = formatter.visibility.visible_state(s, &stored)?;
+                Ok(visible.parse::<WithContent>()?.content)
+            }
         }
     })?;
     Ok(get_state_event_for_key::v3::Response::new(event))

@@ -96,6 +96,8 @@ impl Formatter {
         stored: &StoredEvent,
         relations: Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Error> {
+        let visible = self.visibility.visible_state(r, stored)?;
+        let stored = &*visible;
         let replaced_num = self.replaced(r, stored)?;
         let replaced = match replaced_num {
             Some(num) => {

@@ -2,6 +2,8 @@
 //!
 //! [client-server API, "Room History Visibility"]: https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility
 
+use std::borrow::Cow;
+
 use ruma::{RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 
@@ -129,6 +131,23 @@ impl UserVisibility {
             erasure::redact(room::rules(r, self.room)?, event)?;
         }
         Ok(())
+    }
+
+    /// The event as the user may see it in the room's state: redacted if its sender was erased and the user was
+    /// not joined then, unless it describes the room now.
+    pub fn visible_state<'e>(
+        &mut self,
+        r: &impl Reader,
+        event: &'e StoredEvent,
+    ) -> Result<Cow<'e, StoredEvent>, Error> {
+        if !erasure::is_erased_state(r, self.room, event)?
+            || self.membership_at(r, event)? == Membership::Join
+        {
+            return Ok(Cow::Borrowed(event));
+        }
+        let mut redacted = event.clone();
+        erasure::redact(room::rules(r, self.room)?, &mut redacted)?;
+        Ok(Cow::Owned(redacted))
     }
 
     /// The state at `place` as far as the user may read it: if the user left before, the state at that
