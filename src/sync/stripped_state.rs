@@ -7,7 +7,10 @@ use serde_json::value::RawValue;
 use crate::{
     rooms::{
         Error, event,
-        membership::{out_of_band, stripped_state},
+        membership::{
+            out_of_band,
+            stripped_state::{self, MAX_STRIPPED_BYTES},
+        },
         timeline::client_event::stripped,
     },
     store::{EventNum, Reader, RoomNum, UserNum},
@@ -30,9 +33,15 @@ pub fn load(
     }
     let sender = event::load(r, member)?.sender()?;
     let inviter = Some(sender.as_str()).filter(|sender| *sender != user_id.as_str());
-    let state = stripped_state::of_room(r, room, inviter)?;
-    let state = state.into_iter().chain([member]);
-    state
-        .map(|event| Ok(Raw::from_json(stripped(r, event)?)))
-        .collect()
+    let (mut state, mut bytes) = (Vec::new(), 0);
+    for event in stripped_state::of_room(r, room, inviter)? {
+        let event = stripped(r, event)?;
+        // Whoever invites wrote them.
+        if bytes + event.get().len() <= MAX_STRIPPED_BYTES {
+            bytes += event.get().len();
+            state.push(Raw::from_json(event));
+        }
+    }
+    state.push(Raw::from_json(stripped(r, member)?));
+    Ok(state)
 }

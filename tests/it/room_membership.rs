@@ -367,3 +367,37 @@ fn a_client_cannot_authorise_its_own_join_of_a_restricted_room() {
         assert!(content.get("join_authorised_via_users_server").is_none());
     }
 }
+
+#[test]
+fn who_shares_no_room_has_few_pending_invites_and_the_sync_of_the_invited_stays_small() {
+    let server = TestServer::new();
+    let [alice, bob, eve] = ["alice", "bob", "eve"].map(|name| server.register(name));
+    let topic = json!({ "type": "m.room.topic", "content": { "topic": "x".repeat(55_000) } });
+    let large = json!({ "initial_state": [topic], "invite": [&alice.user_id] });
+    let mut accepted = 0;
+    for _ in 0..25 {
+        let response = eve.post("/_matrix/client/v3/createRoom", large.clone());
+        match response.0 {
+            200 => accepted += 1,
+            _ => expect_error(&response, 403, "M_FORBIDDEN"),
+        }
+    }
+    assert_eq!(accepted, 20);
+    let room = create_room(&bob, json!({ "invite": [&alice.user_id] }));
+    let synced = sync(&alice, None);
+    assert_eq!(
+        synced["rooms"]["invite"]
+            .as_object()
+            .expect("invites")
+            .len(),
+        21
+    );
+    assert!(synced["rooms"]["invite"][&room].is_object());
+    let length = synced.to_string().len();
+    assert!(length < 21 * 32 * 1024, "{length}");
+    // Who is with them in a room that not everybody may join can show them a space of many rooms.
+    join(&alice, &room);
+    for _ in 0..21 {
+        create_room(&bob, json!({ "invite": [&alice.user_id] }));
+    }
+}

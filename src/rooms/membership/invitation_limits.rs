@@ -1,5 +1,9 @@
-//! How many out-of-band memberships a user may have, and which invitations give way to newer ones.
+//! How many invitations and out-of-band memberships a user may have, and which give way to newer ones.
 //!
+//! An invitation by a local user beyond their share is refused, as is one by somebody who shares no room with
+//! the invited that is not open to everybody, if the invited has many.
+//!
+//! For those through other servers:
 //! An invitation beyond the share of its sender or of its server is refused. If a user has as many as
 //! possible, an invitation through a server that shares a room with this one displaces another one: the
 //! oldest of the server with the most, of those that share no room if there are any.
@@ -10,11 +14,15 @@ use ruma::{OwnedUserId, ServerName, UserId};
 
 use crate::{
     protocol::receive::Received,
-    rooms::{Error, event, servers},
+    rooms::{
+        Error, event,
+        servers::{self, shared_rooms},
+    },
     store::{
         Effect, EventNum, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::Membership,
     },
+    users::{num_of, to_device::SharedRooms},
 };
 
 /// Of one user.
@@ -24,6 +32,8 @@ pub(super) const MAX_PER_SERVER: usize = 100;
 pub(super) const MAX_PER_UNRELATED_SERVER: usize = 20;
 /// By one user: a space can have many rooms.
 pub(super) const MAX_PER_INVITER: usize = 20;
+/// By a local user who shares a room with the invited that is not open to everybody.
+const MAX_PER_RELATED_INVITER: usize = 100;
 
 /// A pending invitation or knock.
 struct Pending {
@@ -67,6 +77,51 @@ pub(super) fn make_space(
         let position = tx.next_position()?;
         event::set_local_membership(tx, room, user.1, Membership::Leave, Some(event), position)?;
         tx.effect(Effect::RoomChanged(room, position));
+    }
+    Ok(())
+}
+
+/// Checks that the local user `inviter` may invite the local user `invited` to `room`.
+///
+/// # Errors
+/// [`Error::Forbidden`] if too many invitations are pending.
+pub(super) fn check_local(
+    r: &impl Reader,
+    inviter: &UserId,
+    invited: &UserId,
+    room: RoomNum,
+) -> Result<(), Error> {
+    let Some(user) = num_of(r, invited)? else {
+        return Ok(());
+    };
+    let (mut all, mut by_inviter) = (0, 0);
+    for row in r.memberships()?.prefix(user)? {
+        let (key, member) = row?;
+        let (_, of) = key.value();
+        let member = member.record(&key)?;
+        let is_pending = member.membership == Membership::Invite && of != room;
+        if is_pending && !r.out_of_band_memberships()?.has((user, of))? {
+            all += 1;
+            by_inviter += usize::from(event::load(r, member.event)?.sender()? == *inviter);
+        }
+    }
+    if by_inviter < MAX_PER_INVITER && all < MAX_PER_USER {
+        return Ok(());
+    }
+    let is_related = shared_rooms::shared_with(r, user, inviter)? == SharedRooms::Closed;
+    let max_by_inviter = match is_related {
+        true => MAX_PER_RELATED_INVITER,
+        false => MAX_PER_INVITER,
+    };
+    if by_inviter >= max_by_inviter {
+        return Err(Error::forbidden(format!(
+            "{max_by_inviter} invites of {invited} by {inviter} are pending, which is the limit"
+        )));
+    }
+    if !is_related && all >= MAX_PER_USER {
+        return Err(Error::forbidden(format!(
+            "{invited} has {MAX_PER_USER} pending invites, which is the limit"
+        )));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use ruma::{UserId, events::room::member::MembershipState};
 
-use super::{change::MembershipChange, server_notice_room};
+use super::{change::MembershipChange, invitation_limits, server_notice_room};
 use crate::{
     rooms::{Actor, Error, Local, state::current},
     store::{Reader, Records, RoomNum, Tx, records::Membership},
@@ -16,8 +16,8 @@ use crate::{
 /// Sends a membership event that a client wrote, of itself or of another user of any server.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room's rules do not allow it; those of [`check_invitee`] and of
-/// [`server_notice_room::check_rejection`].
+/// [`Error::Forbidden`] if the room's rules do not allow it, or if too many invites of the invited are pending;
+/// those of [`check_invitee`] and of [`server_notice_room::check_rejection`].
 pub fn send(
     tx: &Tx,
     local: &Local,
@@ -27,6 +27,7 @@ pub fn send(
 ) -> Result<(), Error> {
     if change.membership == MembershipState::Invite {
         check_invitee(tx, local, &actor.id, &change.target)?;
+        invitation_limits::check_local(tx, &actor.id, &change.target, room)?;
     }
     if change.membership == MembershipState::Leave && change.target == actor.id {
         server_notice_room::check_rejection(tx, actor, room)?;

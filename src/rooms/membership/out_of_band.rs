@@ -8,7 +8,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::invitation_limits;
+use super::{invitation_limits, stripped_state::MAX_STRIPPED_BYTES};
 use crate::{
     protocol::{Pdu, client_event::StrippedEvent, depth::is_too_deep, receive::Received},
     rooms::{
@@ -24,9 +24,8 @@ use crate::{
     },
 };
 
-/// The most events of stripped state that are kept of a room, and the most bytes of their JSON.
+/// The most events of stripped state that are kept of a room.
 const MAX_STRIPPED_EVENTS: usize = 32;
-const MAX_STRIPPED_BYTES: usize = 24 * 1024;
 
 /// Whether the state of the room that is stored here is its current state for `user`: a local user is
 /// joined; or no user of any server is, and no other server says otherwise by an invitation of `user`.

@@ -8,6 +8,8 @@ use crate::{
     store::{EventNum, Reader, RoomNum},
 };
 
+/// Of all events of a stripped state, as it comes from others or is sent to them.
+pub const MAX_STRIPPED_BYTES: usize = 24 * 1024;
 const NAME: &str = "m.room.name";
 const ALIAS: &str = "m.room.canonical_alias";
 const EVENT_TYPES: [&str; 7] = [
