@@ -19,7 +19,7 @@ use smol_hyper::rt::FuturesIo;
 
 use super::{config, output::finish, table::printable};
 use crate::{
-    http::{Edge, admin_socket_path, is_admin_socket_of},
+    http::{Edge, admin_socket_path, is_own_admin_socket},
     logging, server, store,
 };
 
@@ -223,7 +223,7 @@ impl Admin<'_> {
         };
         let path = admin_socket_path(data_dir);
         let stream = Async::<UnixStream>::connect(&path).await;
-        match stream.and_then(|stream| Ok((is_admin_socket_of(&stream, data_dir)?, stream))) {
+        match stream.and_then(|stream| Ok((is_own_admin_socket(data_dir)?, stream))) {
             Ok((true, stream)) => {
                 let timeout = async {
                     Timer::after(RESPONSE_TIMEOUT).await;

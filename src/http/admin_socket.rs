@@ -1,19 +1,25 @@
 //! The socket in the data directory, through which the commands of the owner reach the running server.
 
 use std::{
-    fs::{self, Permissions},
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::MetadataExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use rustix::{
+    fs::Mode,
+    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+    process::geteuid,
+};
 use smol::{Async, Timer};
 
 use super::{
@@ -23,6 +29,8 @@ use super::{
 use crate::{config::TrustedProxies, executor::Executor, stop::Stopping};
 
 const MAX_CONNECTIONS: usize = 32;
+/// As that of the standard library.
+const BACKLOG: i32 = 128;
 /// What the address of a socket has room for.
 const MAX_PATH_BYTES: usize = 107;
 /// The address of a client that has none.
@@ -33,11 +41,15 @@ pub fn admin_socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("hearth.sock")
 }
 
-/// Whether `stream` leads to a server whose data are in `data_dir`: one of their owner, of root, or of the user
-/// whom this process runs as. Somebody else may have put a socket there.
-pub fn is_admin_socket_of(stream: &Async<UnixStream>, data_dir: &Path) -> io::Result<bool> {
-    let peer = socket_peercred(stream)?.uid;
-    Ok(is_own(stream) || peer.as_raw() == fs::metadata(data_dir)?.uid())
+/// Whether the socket in `data_dir` is of a server: of the owner of the data, of root, or of the user whom this
+/// process runs as. Somebody else may have put one there.
+///
+/// The credentials of the peer would say it too, but not to a process in another PID namespace, such as that of a
+/// container: there the server has no process id.
+pub fn is_own_admin_socket(data_dir: &Path) -> io::Result<bool> {
+    let owner = fs::symlink_metadata(admin_socket_path(data_dir))?.uid();
+    let users = [0, geteuid().as_raw(), fs::metadata(data_dir)?.uid()];
+    Ok(users.contains(&owner))
 }
 
 /// Whether a server is running whose data are in `data_dir`.
@@ -65,9 +77,7 @@ impl AdminSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let socket = Async::<UnixListener>::bind(&path)?;
-        // Who connects before this is refused by `is_own`.
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let socket = Async::new(UnixListener::from(bind_private(&path)?))?;
         Ok(Self { socket, path })
     }
 
@@ -92,10 +102,7 @@ impl AdminSocket {
 async fn accept(socket: Async<UnixListener>, acceptor: Arc<Acceptor>) {
     loop {
         match socket.accept().await {
-            Ok((stream, _)) if is_own(&stream) => {
-                acceptor.serve(Stream::Unix(stream), ADDRESS, None);
-            }
-            Ok(_) => log::warn!("a process of another user tried to use the socket for commands"),
+            Ok((stream, _)) => acceptor.serve(Stream::Unix(stream), ADDRESS, None),
             Err(error) => {
                 log::warn!("cannot accept a command, trying again in a second: {error}");
                 Timer::after(Duration::from_secs(1)).await;
@@ -104,7 +111,34 @@ async fn accept(socket: Async<UnixListener>, acceptor: Arc<Acceptor>) {
     }
 }
 
-/// Whether the process at the other end runs as root, or as the same user as this one.
-fn is_own(stream: &Async<UnixStream>) -> bool {
-    socket_peercred(stream).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
+/// A listening socket to which only root and this user can connect, from its beginning: the file gets the mode that
+/// the socket has before, and the kernel asks for the right to write it (unix(7)).
+fn bind_private(path: &Path) -> io::Result<OwnedFd> {
+    let socket = net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::{bind_private, is_own_admin_socket};
+
+    #[test]
+    fn the_socket_is_for_its_user_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = super::admin_socket_path(directory.path());
+        let _socket = bind_private(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(is_own_admin_socket(directory.path()).unwrap());
+    }
 }

@@ -39,7 +39,7 @@ mod tls;
 mod unix_socket;
 
 pub use self::{
-    admin_socket::{AdminSocket, admin_socket_path, is_admin_socket_of, is_server_running},
+    admin_socket::{AdminSocket, admin_socket_path, is_own_admin_socket, is_server_running},
     edge::Edge,
     gate::Gate,
     listen::{ListenError, Listeners},
