@@ -1,6 +1,9 @@
 //! What is left to do for the owner, and what to enter in an app.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+};
 
 use qrcode::{QrCode, render::unicode::Dense1x2};
 use serde_json::{Value, json};
@@ -9,14 +12,14 @@ use super::{
     answers::{Answers, Registration},
     machine,
 };
-use crate::config::{Config, PublicUrl};
+use crate::config::{CertificateSource, Config, PublicUrl};
 
 /// `account` is the response to the request that made the first account.
 pub(super) fn of(answers: &Answers, config: &Config, account: Option<&Value>) -> String {
     let mut text = String::new();
     if !config.is_local() {
         text += &dns(config);
-        text += &reachability(answers, config);
+        text += &reachability(config);
         text += &well_known(config).unwrap_or_default();
     }
     if let Registration::Token(token) = &answers.registration {
@@ -56,11 +59,22 @@ fn dns(config: &Config) -> String {
     text
 }
 
-fn reachability(answers: &Answers, config: &Config) -> String {
-    if answers.acme.is_some() {
-        return "\nThe router has to forward port 443 to this computer. Then the certificate comes by itself; \
-                `hearth status` shows it.\n"
-            .to_owned();
+fn reachability(config: &Config) -> String {
+    if let Some(tls) = &config.tls {
+        let to = match tls.listen.first().map(SocketAddr::port) {
+            Some(port) if port != 443 => format!("port {port} of this computer"),
+            _ => "this computer".to_owned(),
+        };
+        let certificate = match &tls.source {
+            CertificateSource::Acme(_) => {
+                "Then the certificate comes by itself; `hearth status` shows it."
+            }
+            CertificateSource::Files(_) => {
+                "hearth reads the certificate in `tls_certificate` again when it is renewed there, and renews \
+                 none itself."
+            }
+        };
+        return format!("\nThe router has to forward port 443 to {to}. {certificate}\n");
     }
     let listen = match (config.listen.addresses.first(), config.listen.paths.first()) {
         (Some(address), _) => format!("http://{address}"),

@@ -174,6 +174,41 @@ fn setup_tells_what_a_web_site_and_a_proxy_have_to_do() {
 }
 
 #[test]
+fn setup_with_a_certificate_in_files_says_which_port_to_forward() {
+    let owner = Owner::new();
+    let port = free_port().unwrap();
+    let path = |name: &str| owner.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key, data) = (path("certificate.pem"), path("key.pem"), path("data"));
+    let made = rcgen::generate_simple_self_signed(["example.invalid".to_owned()]).unwrap();
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let settings = [
+        "listen = []".to_owned(),
+        format!("tls_listen = [\"127.0.0.1:{port}\"]"),
+        format!("tls_certificate = {certificate:?}"),
+        format!("tls_key = {key:?}"),
+    ];
+    let mut arguments = vec![
+        "setup",
+        "--yes",
+        "--data-dir",
+        &data,
+        "--no-start",
+        "--no-account",
+        "--name",
+        "example.invalid",
+        "--proxy",
+    ];
+    for setting in &settings {
+        arguments.extend(["--set", setting]);
+    }
+    let printed = owner.run(&arguments);
+    let expected = format!("forward port 443 to port {port} of this computer");
+    assert!(printed.contains(&expected), "{printed}");
+    assert!(!printed.contains("reverse proxy"), "{printed}");
+}
+
+#[test]
 fn setup_asks_for_what_the_options_do_not_say() {
     let owner = Owner::new();
     let port = free_port().unwrap();
