@@ -106,7 +106,7 @@ impl Listeners {
         }
         Ok(Self {
             listeners,
-            addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
+            addresses: Arc::new(ClientAddresses::of_public_listeners(config)),
             connections: config.memory.connections(),
             gauge: CONNECTIONS,
             timeouts: Timeouts::default(),

@@ -5,10 +5,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use log::Level;
 
-use crate::config::TrustedProxies;
+use crate::config::{Config, PublicUrl, TrustedProxies};
 
 const HEADER: &str = "x-forwarded-for";
 
@@ -18,6 +18,10 @@ pub(super) struct ClientAddresses {
     trusted: TrustedProxies,
     /// Whether the log names a proxy that is not trusted, one at home or elsewhere.
     logged: [AtomicBool; 2],
+    /// The hosts at which clients find the server, if only proxies connect to it for them.
+    proxied_hosts: Vec<String>,
+    /// Whether the log names a proxy that does not say where clients are.
+    logged_silent: AtomicBool,
 }
 
 impl ClientAddresses {
@@ -25,6 +29,23 @@ impl ClientAddresses {
         Self {
             trusted,
             logged: Default::default(),
+            proxied_hosts: Vec::new(),
+            logged_silent: AtomicBool::new(false),
+        }
+    }
+
+    /// For clients and other servers.
+    pub(super) fn of_public_listeners(config: &Config) -> Self {
+        let url = config.public_url.as_ref();
+        let hosts = [
+            Some(config.server_name.host()),
+            url.and_then(PublicUrl::host),
+        ];
+        let is_proxied = config.tls.is_none() && !config.is_local();
+        let hosts = hosts.into_iter().flatten().filter(|_| is_proxied);
+        Self {
+            proxied_hosts: hosts.map(str::to_owned).collect(),
+            ..Self::new(config.trusted_proxies.clone())
         }
     }
 
@@ -41,6 +62,13 @@ impl ClientAddresses {
             }
             return connection;
         }
+        if self.is_silent(headers) && !self.logged_silent.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "the reverse proxy at {connection} does not say where requests come from, so that all its clients \
+                 share the limits of one: let it set the header X-Forwarded-For, in nginx with `proxy_set_header \
+                 X-Forwarded-For $proxy_add_x_forwarded_for;`"
+            );
+        }
         let lines = headers.get_all(HEADER).iter().rev();
         let entries = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         let mut client = connection;
@@ -54,6 +82,19 @@ impl ClientAddresses {
             }
         }
         client
+    }
+
+    /// Whether a proxy has passed a request on without the address of the client. A program on this machine that
+    /// needs no proxy names the address of the listener as the host.
+    fn is_silent(&self, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = host.split(':').next().unwrap_or_default();
+        !headers.contains_key(HEADER)
+            && self
+                .proxied_hosts
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(host))
     }
 
     /// Only what looks like the owner's proxy is worth a warning: everybody can send the header.
@@ -92,10 +133,10 @@ pub(super) fn is_private(address: IpAddr) -> bool {
 mod tests {
     use std::net::IpAddr;
 
-    use http::{HeaderMap, HeaderValue};
+    use http::{HeaderMap, HeaderValue, header};
 
     use super::{ClientAddresses, is_private};
-    use crate::config::TrustedProxies;
+    use crate::config::{Config, Settings, TrustedProxies};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -132,6 +173,27 @@ mod tests {
             from("::1", &["192.0.2.7, nonsense, 127.0.0.2"]),
             ip("127.0.0.2")
         );
+    }
+
+    #[test]
+    fn a_proxy_that_names_no_client_is_told_from_programs_on_this_machine() {
+        let is_silent = |settings: &str, host: &'static str, forwarded: Option<&'static str>| {
+            let text = format!("server_name = \"example.org\"\n{settings}");
+            let config = Config::try_from(Settings::parse(&text).unwrap()).unwrap();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            if let Some(value) = forwarded {
+                headers.insert("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            ClientAddresses::of_public_listeners(&config).is_silent(&headers)
+        };
+        let elsewhere = "public_url = \"https://matrix.example.org\"\n";
+        assert!(is_silent("", "example.org", None));
+        assert!(is_silent(elsewhere, "Matrix.example.org:443", None));
+        assert!(!is_silent("", "example.org", Some("192.0.2.7")));
+        assert!(!is_silent("", "127.0.0.1:8008", None));
+        let own_tls = "acme = \"you@example.org\"\n";
+        assert!(!is_silent(own_tls, "example.org", None));
     }
 
     #[test]
