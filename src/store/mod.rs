@@ -43,7 +43,10 @@ use std::{
     fmt,
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -94,6 +97,7 @@ struct Inner {
     snapshot: Mutex<Arc<Snapshot>>,
     committed: Receiver<Committed>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    cached_bytes: Arc<AtomicUsize>,
     pool: Pool,
 }
 
@@ -151,6 +155,11 @@ impl Store {
     /// writes fail.
     pub async fn failed(&self) -> Error {
         self.inner.health.failed().await
+    }
+
+    /// How many bytes of the database are cached, as of the last commit.
+    pub fn cached_bytes(&self) -> usize {
+        self.inner.cached_bytes.load(Ordering::Relaxed)
     }
 
     /// Runs `job` in the next transaction and returns its result after the commit. The job runs even if
@@ -328,6 +337,7 @@ struct Opening {
     commands: Sender<Command>,
     health: Arc<Health>,
     committed: Receiver<Committed>,
+    cached_bytes: Arc<AtomicUsize>,
     writer: JoinHandle<()>,
 }
 
@@ -345,11 +355,14 @@ impl Opening {
                 let _ = commands.try_send(Command::CheckHealth);
             }
         }));
-        let StartedWriter { thread, opened } = writer::start(disk, health.clone(), queue, results)?;
+        let cached_bytes = Arc::<AtomicUsize>::default();
+        let StartedWriter { thread, opened } =
+            writer::start(disk, health.clone(), queue, results, cached_bytes.clone())?;
         let opening = Self {
             commands,
             health,
             committed,
+            cached_bytes,
             writer: thread,
         };
         Ok((opening, opened))
@@ -369,6 +382,7 @@ impl Opening {
                 snapshot: Mutex::new(snapshot),
                 committed: self.committed,
                 writer: Mutex::new(Some(self.writer)),
+                cached_bytes: self.cached_bytes,
                 pool,
             }),
         })

@@ -12,11 +12,15 @@ use std::{
     collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
+use redb::ReadableDatabase;
 use smol::channel::{self, Receiver, Sender};
 
 use super::{
@@ -56,6 +60,7 @@ pub(super) fn start(
     health: Arc<Health>,
     commands: Receiver<Command>,
     committed: Sender<Committed>,
+    cached_bytes: Arc<AtomicUsize>,
 ) -> io::Result<StartedWriter> {
     let (send_opened, opened) = channel::bounded(1);
     let writer = Writer {
@@ -63,6 +68,7 @@ pub(super) fn start(
         health,
         queue: WriteQueue::new(commands),
         committed,
+        cached_bytes,
         allocator_saved_at: None,
         space: SpaceMonitor::default(),
         backoff: ReopenBackoff::default(),
@@ -88,6 +94,8 @@ struct Writer {
     health: Arc<Health>,
     queue: WriteQueue,
     committed: Sender<Committed>,
+    /// What redb's cache has, as of the last commit.
+    cached_bytes: Arc<AtomicUsize>,
     /// When the allocator's state was last saved while idle.
     allocator_saved_at: Option<Instant>,
     space: SpaceMonitor,
@@ -159,6 +167,8 @@ impl Writer {
                 }
             }
         }
+        let cached = open.db.cache_stats().used_bytes();
+        self.cached_bytes.store(cached, Ordering::Relaxed);
         self.queue.answered();
     }
 

@@ -137,6 +137,16 @@ fn the_status_names_what_uses_memory_the_queues_and_the_connections_of_a_running
         rows.map(|row| row["name"].as_str().unwrap().to_owned())
             .collect()
     };
+    let consumers = status["memory"]["consumers"].as_array().unwrap();
+    let mut caches = consumers
+        .iter()
+        .filter(|row| row["name"] == "cache of the database");
+    let cache = caches.next().unwrap();
+    assert!(cache["used"].as_u64() > Some(0), "{status}");
+    assert_eq!(
+        cache["max"], status["memory"]["database_cache_max"],
+        "{status}"
+    );
     for consumer in [
         "bodies of requests",
         "responses of other servers",
