@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ruma::RoomId;
 
-use super::{Error, Session, Unauthenticated};
+use super::{Error, RefusedJoins, Session, Unauthenticated};
 use crate::{
     acme::Acme,
     backup::Backups,
@@ -59,6 +59,7 @@ pub struct Context {
     pub room_lists: RoomLists,
     pub read_states: ReadStates,
     pub presence: Arc<Presence>,
+    pub refused_joins: RefusedJoins,
     pub requests: RequestCounts,
     /// The rate limits that depend on what only the handler knows.
     pub rates: Rates,

@@ -32,6 +32,7 @@ mod key_claims;
 mod keys;
 mod media;
 pub mod metrics;
+mod refused_joins;
 mod streamed;
 mod text;
 pub mod welcome;
@@ -43,5 +44,6 @@ pub use self::{
     error::Error,
     event_stream::EventStream,
     files::{Download, Multipart, Upload},
+    refused_joins::RefusedJoins,
     streamed::Streamed,
 };

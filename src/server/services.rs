@@ -13,7 +13,7 @@ use smol::{Task, Timer};
 use super::error::Error;
 use crate::{
     acme::Acme,
-    api::{Api, Context},
+    api::{Api, Context, RefusedJoins},
     backup::{BackupParts, Backups},
     clock::Clock,
     config::Config,
@@ -170,6 +170,7 @@ impl Services {
             presence: Arc::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(max_buckets, clock.clone()),
+            refused_joins: RefusedJoins::new(&clock),
             requests: RequestCounts::default(),
             config,
             clock,

@@ -59,6 +59,42 @@ fn a_join_is_refused_because_of_a_ban_the_join_rule_a_block_or_an_account() {
 }
 
 #[test]
+fn a_join_that_was_refused_here_or_by_another_server_has_its_reason() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(&alice, json!({ "preset": "private_chat" }));
+    let join = json!({ "user": "bob", "room": room });
+    let before = why(&server, "join", join.clone());
+    assert!(
+        !before.iter().any(|sentence| sentence.contains("last try")),
+        "{before:?}"
+    );
+    expect_error(
+        &bob.post(&room_path(&room, "join"), json!({})),
+        403,
+        "M_FORBIDDEN",
+    );
+    let story = why(&server, "join", join);
+    says(&story, "The last try failed 0s ago: ");
+    says(&story, "invited");
+
+    let [here, there] = TestServer::federating();
+    let (carol, dave) = (here.register("carol"), there.register("dave"));
+    let room = create_room(&carol, json!({ "preset": "private_chat" }));
+    let path = format!(
+        "/_matrix/client/v3/join/{}?via={}",
+        percent_encode(&room),
+        percent_encode(here.name().as_str())
+    );
+    expect_error(&dave.post(&path, json!({})), 403, "M_FORBIDDEN");
+    let story = why(&there, "join", json!({ "user": "dave", "room": room }));
+    says(
+        &story,
+        "The last try failed 0s ago: the other server says: ",
+    );
+}
+
+#[test]
 fn a_restricted_room_names_the_rooms_that_let_in() {
     let server = TestServer::new();
     let (alice, _bob) = (server.register("alice"), server.register("bob"));

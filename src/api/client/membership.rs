@@ -37,7 +37,8 @@ pub async fn join_room_by_id(
 ) -> Result<join_room_by_id::v3::Response, Error> {
     let room = request.room_id;
     let change = own_change(&session, MembershipState::Join, request.reason.as_deref());
-    join_room(&api, &session, &room, Vec::new(), change).await?;
+    let joined = join_room(&api, &session, &room, Vec::new(), change).await;
+    remember_refusal(&api, &session, [room.as_str()], joined)?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -47,10 +48,27 @@ pub async fn join_room_by_id_or_alias(
     session: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    let (room, servers) = resolve(&api, &session, request.room_id_or_alias, request.via).await?;
+    let named = request.room_id_or_alias;
+    let resolved = resolve(&api, &session, named.clone(), request.via).await;
+    let (room, servers) = remember_refusal(&api, &session, [named.as_str()], resolved)?;
     let change = own_change(&session, MembershipState::Join, request.reason.as_deref());
-    join_room(&api, &session, &room, servers, change).await?;
+    let joined = join_room(&api, &session, &room, servers, change).await;
+    remember_refusal(&api, &session, [named.as_str(), room.as_str()], joined)?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
+}
+
+/// For `hearth why join`. `names` are those of the room.
+fn remember_refusal<T, const N: usize>(
+    api: &Api,
+    session: &Session,
+    names: [&str; N],
+    result: Result<T, Error>,
+) -> Result<T, Error> {
+    result.inspect_err(|error| {
+        for name in names {
+            api.refused_joins.add(session.user, name, error);
+        }
+    })
 }
 
 /// The id of a room and servers through which it can be joined.

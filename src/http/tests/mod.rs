@@ -121,6 +121,7 @@ impl TestApi {
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),
+            refused_joins: crate::api::RefusedJoins::new(&clock),
             requests: crate::request_counts::RequestCounts::default(),
             config,
             clock: clock.clone(),

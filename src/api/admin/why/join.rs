@@ -1,5 +1,7 @@
 //! Why a user could, or could not, join a room.
 
+use std::time::Duration;
+
 use ruma::{
     CanonicalJsonObject, OwnedRoomOrAliasId, OwnedServerName, RoomId, UserId,
     events::StateEventType,
@@ -84,6 +86,17 @@ fn add_room(
         Some(room) => out_of_band::load(s, user.0, room)?,
         None => None,
     };
+    let names = [Some(named.as_str()), id.as_deref().map(RoomId::as_str)];
+    let refused = names.into_iter().flatten();
+    let refused = refused.filter_map(|name| api.refused_joins.last(user.0, name));
+    if let Some(refused) = refused.max_by_key(|refused| refused.ts) {
+        let ago = Duration::from_millis(api.clock.now_ms().saturating_sub(refused.ts));
+        story.add(format!(
+            "The last try failed {} ago: {}.",
+            humantime::format_duration(Duration::from_secs(ago.as_secs())),
+            refused.reason.trim_end_matches('.')
+        ));
+    }
     match found {
         Some(room) if s.room_heads()?.has(room)? && current::has_joined(s, room)? => {
             add_known(s, story, user, room)
