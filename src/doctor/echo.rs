@@ -26,6 +26,8 @@ const PLAIN: &str = "a";
 /// From the addresses for documentation: nobody has it.
 const CLAIMED_ADDRESS: &str = "192.0.2.77";
 const FORWARDED: &str = "x-forwarded-for";
+const SET_HEADER: &str = "Let it set the header X-Forwarded-For to the address from which they come: in nginx, \
+     `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`.";
 /// 8 MiB: less than what hearth accepts of files and of transactions.
 const LARGE_CHUNKS: usize = 128;
 
@@ -195,15 +197,19 @@ fn check_client_address(at: &str, echo: &Echo) -> Option<Finding> {
         if client == CLAIMED_ADDRESS {
             return Some(Finding::warning(
                 CHECK,
-                format!("The proxy at {at} passes on what clients claim in X-Forwarded-For."),
-                "Let it add the address from which they come, or replace the header with it: otherwise \
-                 anybody gets around the limits for guessing passwords.",
+                format!(
+                    "The proxy at {at} passes on what clients claim in X-Forwarded-For, and adds nothing."
+                ),
+                format!(
+                    "{SET_HEADER} Otherwise all clients share the limits of one, and who claims another \
+                     address gets around those for guessing passwords."
+                ),
             ));
         }
         return Some(Finding::warning(
             CHECK,
             format!("The proxy at {at} does not say where requests come from."),
-            "Let it set the header X-Forwarded-For: otherwise all its clients share the limits of one.",
+            format!("{SET_HEADER} Otherwise all its clients share the limits of one."),
         ));
     };
     let is_believed = forwarded.split(',').map(str::trim).any(|entry| {

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::header;
 use ruma::{OwnedServerName, ServerName};
 use rustls::{CertificateError, Error};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     finding::Finding,
@@ -23,16 +23,32 @@ use crate::{
 
 const CLOCK: &str = "clock";
 const ELSEWHERE: &str = "elsewhere";
-/// The notary fetches the keys if they were published longer ago.
+/// A notary that has fetched the keys before may take a while to fetch them again. Older ones say nothing.
 const MAX_AGE: Duration = Duration::from_hours(1);
 const WARNING_OFF: Duration = Duration::from_secs(20);
 const ERROR_OFF: Duration = Duration::from_mins(5);
 
+/// Whether somebody elsewhere reaches this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    Now,
+    /// Before this check. What is wrong may be so only since then.
+    Lately(Duration),
+    Not,
+}
+
+impl Reached {
+    /// Whether the server can be reached from other networks, if something else has not broken since.
+    pub fn is_reachable(self) -> bool {
+        self != Self::Not
+    }
+}
+
 /// What a server elsewhere shows.
 #[derive(Default)]
 pub(super) struct Evidence {
-    /// Whether it has reached this server lately. None if it did not say.
-    pub is_reached: Option<bool>,
+    /// None if it did not say.
+    pub reached: Option<Reached>,
     /// Its name, and by how many milliseconds its clock is before that of this machine.
     ahead: Option<(String, i64)>,
 }
@@ -52,10 +68,11 @@ pub(super) async fn request_keys(
     let Some(address) = found.addresses.first() else {
         return Evidence::default();
     };
-    let at_least = now_ms.saturating_add(as_ms(validity.saturating_sub(MAX_AGE)));
+    // Of keys that are published from now on.
+    let valid_until = now_ms.saturating_add(as_ms(validity));
     let name = identity.name;
     // Only a POST request names the key: Synapse fetches none for a GET request without its id.
-    let key = json!({ identity.key_id: { "minimum_valid_until_ts": at_least } });
+    let key = json!({ identity.key_id: { "minimum_valid_until_ts": valid_until } });
     let query = json!({ "server_keys": { name.as_str(): key } });
     let mut site = visit::site(&found.host, None, address.port());
     site.authority = found.authority;
@@ -68,7 +85,7 @@ pub(super) async fn request_keys(
         return Evidence::default();
     };
     Evidence {
-        is_reached: is_reached(visit, identity, at_least),
+        reached: reached(visit, identity, valid_until),
         ahead: ahead(visit).map(|ms| (notary.to_string(), ms)),
     }
 }
@@ -92,25 +109,32 @@ pub(super) async fn request_time((probe, executor): (&Probe, &Executor), url: &s
     let visits = visit::get((probe, executor), site, &addresses, &url.path).await;
     let ahead = visits.all.iter().find_map(ahead);
     Evidence {
-        is_reached: None,
+        reached: None,
         ahead: ahead.map(|ms| (url.host, ms)),
     }
 }
 
-fn is_reached(visit: &Visit, identity: &Identity<'_>, at_least: u64) -> Option<bool> {
+/// `valid_until` is that of keys that were published after the check began.
+fn reached(visit: &Visit, identity: &Identity<'_>, valid_until: u64) -> Option<Reached> {
     let response = visit.response().ok()?;
     visit.certificate()?.verdict.as_ref().ok()?;
     if response.status().is_server_error() || response.status().as_u16() == 429 {
         return None;
     }
     let body = visit::json(response)?;
-    let keys = body["server_keys"].as_array()?;
-    let is_fresh = |keys: &Value| {
+    let keys = body["server_keys"].as_array()?.iter().filter(|keys| {
         keys["server_name"].as_str() == Some(identity.name.as_str())
             && keys["verify_keys"][identity.key_id]["key"].as_str() == Some(identity.key)
-            && keys["valid_until_ts"].as_u64() >= Some(at_least)
-    };
-    Some(keys.iter().any(is_fresh))
+    });
+    let newest = keys
+        .filter_map(|keys| keys["valid_until_ts"].as_u64())
+        .max();
+    let age = newest.map(|newest| Duration::from_millis(valid_until.saturating_sub(newest)));
+    Some(match age {
+        Some(Duration::ZERO) => Reached::Now,
+        Some(age) if age <= MAX_AGE => Reached::Lately(age),
+        _ => Reached::Not,
+    })
 }
 
 /// By its `Date` header, which counts if its certificate is valid but for the time. The time of this machine is
@@ -153,9 +177,16 @@ pub(super) fn check_reached(evidence: &Evidence, notary: Option<&ServerName>) ->
     let Some(notary) = notary else {
         return Vec::new();
     };
-    vec![match evidence.is_reached {
-        Some(true) => Finding::ok(ELSEWHERE, format!("{notary} reaches this server.")),
-        Some(false) => Finding::error(
+    vec![match evidence.reached {
+        Some(Reached::Now) => Finding::ok(ELSEWHERE, format!("{notary} reaches this server.")),
+        Some(Reached::Lately(age)) => Finding::ok(
+            ELSEWHERE,
+            format!(
+                "{notary} reached this server {} minutes ago, and has not tried again.",
+                age.as_secs().div_ceil(60)
+            ),
+        ),
+        Some(Reached::Not) => Finding::error(
             ELSEWHERE,
             format!("{notary} does not reach this server: it has no new keys of it."),
             "See the other findings; if there are none, the provider or the router lets nobody in (with CGNAT \

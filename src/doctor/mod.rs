@@ -30,6 +30,7 @@ use self::{
     certificate::Origin,
     elsewhere::Evidence,
     reach::{Identity, Surroundings},
+    visit::Visits,
     well_known::Delegation,
 };
 pub use self::{
@@ -177,11 +178,11 @@ impl Doctor {
             zip(Box::pin(evidence), Box::pin(well_known)).await;
         let (evidence, notary) = evidence;
         let surroundings = Surroundings {
-            is_reached: evidence.is_reached,
+            reached: evidence.reached,
             is_default_port: delegation.to().is_none() && name.port().is_none(),
         };
         let allow_private = self.config.allow_private_addresses;
-        let mut findings = names::check_addresses(&addresses, allow_private, evidence.is_reached);
+        let mut findings = names::check_addresses(&addresses, allow_private, evidence.reached);
         findings.push(elsewhere::check_clock(&evidence));
         if !is_serving {
             findings.push(Finding::unknown(
@@ -318,8 +319,7 @@ impl Doctor {
             is_found |= of_port.iter().chain(&of_certificate).all(is_fine);
             findings.extend(of_port);
             findings.extend(of_certificate);
-            let visit = keys.all.iter().find(|visit| visit.response().is_ok());
-            reached = reached.or(visit.map(|visit| (keys.site.clone(), visit.address)));
+            reached = reached.or(own_site(&identity, &keys));
         }
         (findings, reached, is_found)
     }
@@ -337,16 +337,21 @@ impl Doctor {
         let addresses = visit::addresses(&self.parts.probe, &url.host).await;
         let path = format!("{}/_matrix/client/versions", url.path.trim_end_matches('/'));
         let over = (&self.parts.probe, &self.parts.executor);
-        let visits = visit::get(over, site, &addresses, &path).await;
-        let mut findings = reach::check_clients(&visits, surroundings);
+        let (visits, keys) = zip(
+            visit::get(over, site.clone(), &addresses, &path),
+            visit::get(over, site, &addresses, "/_matrix/key/v2/server"),
+        )
+        .await;
+        let key = self.parts.local.key();
+        let (key_id, public) = (key.id().to_string(), key.public_key().encode());
+        let identity = self.identity(&key_id, &public);
+        let mut findings = reach::check_clients(&identity, &visits, &keys, surroundings);
         findings.extend(certificate::check(
             &visits,
             self.origin(),
             self.parts.clock.now_ms(),
         ));
-        let visit = visits.all.iter().find(|visit| visit.response().is_ok());
-        let reached = visit.map(|visit| (visits.site.clone(), visit.address));
-        (findings, reached)
+        (findings, own_site(&identity, &keys))
     }
 
     /// Requests to the sites of clients and of federation, which may be the same.
@@ -378,4 +383,14 @@ impl Doctor {
         let host = url.and_then(|url| url.host());
         host.unwrap_or(self.config.server_name.host()).to_owned()
     }
+}
+
+/// The site of `keys`, which are visits of `/_matrix/key/v2/server`, and an address at which something answers that
+/// is not seen to be another server.
+fn own_site(identity: &Identity<'_>, keys: &Visits) -> Option<(Site, std::net::IpAddr)> {
+    let at = &keys.site.authority;
+    let visit = keys.all.iter().find(|visit| {
+        visit.response().is_ok() && reach::check_identity("", identity, at, visit).is_none()
+    })?;
+    Some((keys.site.clone(), visit.address))
 }

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ruma::ServerName;
 use smol::future::zip;
 
-use super::finding::{Finding, State};
+use super::{
+    elsewhere::Reached,
+    finding::{Finding, State},
+};
 use crate::federation::probe::{DnsError, Family, Probe, Service, is_public_address};
 
 const DNS: &str = "dns";
@@ -35,23 +38,25 @@ pub(super) async fn look_up(probe: &Probe, host: &str) -> HostAddresses {
     }
 }
 
-/// `may_be_private` by the settings; `is_reached` if somebody elsewhere was seen to reach the server.
+/// `may_be_private` by the settings.
 pub(super) fn check_addresses(
     found: &HostAddresses,
     may_be_private: bool,
-    is_reached: Option<bool>,
+    reached: Option<Reached>,
 ) -> Vec<Finding> {
     let host = &found.host;
-    let (v4, v6) = match (&found.v4, &found.v6) {
-        (Err(error), Err(_)) => {
-            return vec![Finding::error(
-                DNS,
-                format!("{host} cannot be looked up: {error}."),
-                "Check that the domain's name servers answer, and /etc/resolv.conf of this machine.",
-            )];
-        }
-        (v4, v6) => (v4, v6),
-    };
+    let (v4, v6) = (&found.v4, &found.v6);
+    let all: Vec<_> = [v4, v6].into_iter().flatten().flatten().copied().collect();
+    // That there is none of the other kind does not say that there is none at all.
+    if let (Err(error), _) | (_, Err(error)) = (v4, v6)
+        && all.is_empty()
+    {
+        return vec![Finding::error(
+            DNS,
+            format!("{host} cannot be looked up: {error}."),
+            "Check that the domain's name servers answer, and /etc/resolv.conf of this machine.",
+        )];
+    }
     let mut findings = Vec::new();
     for (kind, failed) in [("A", v4), ("AAAA", v6)] {
         if let Err(error) = failed {
@@ -63,7 +68,6 @@ pub(super) fn check_addresses(
             ));
         }
     }
-    let all: Vec<_> = [v4, v6].into_iter().flatten().flatten().copied().collect();
     if all.is_empty() {
         findings.push(Finding::error(
             DNS,
@@ -78,11 +82,11 @@ pub(super) fn check_addresses(
     let private = all.iter().find(|address| !is_public_address(**address));
     if let Some(address) = private
         && !may_be_private
-        && is_reached != Some(true)
+        && !reached.is_some_and(Reached::is_reachable)
     {
-        let state = match is_reached {
-            Some(false) => State::Error,
-            _ => State::Warning,
+        let state = match reached {
+            Some(_) => State::Error,
+            None => State::Warning,
         };
         findings.push(Finding::new(
             DNS,
@@ -267,7 +271,7 @@ fn check_target(record: &str, target: &Target) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HostAddresses, check_addresses};
+    use super::{HostAddresses, Reached, check_addresses};
     use crate::{doctor::finding::State, federation::probe::DnsError};
 
     fn found(v4: &[&str]) -> HostAddresses {
@@ -280,15 +284,18 @@ mod tests {
 
     #[test]
     fn an_address_of_the_network_at_home_is_wrong_if_nobody_elsewhere_reaches_the_server() {
-        let state = |address: &str, may_be_private, is_reached| {
-            let findings = check_addresses(&found(&[address]), may_be_private, is_reached);
+        let state = |address: &str, may_be_private, reached| {
+            let findings = check_addresses(&found(&[address]), may_be_private, reached);
             findings[0].state
         };
         assert_eq!(state("198.51.99.7", false, None), State::Ok);
         assert_eq!(state("192.168.1.5", false, None), State::Warning);
-        assert_eq!(state("192.168.1.5", false, Some(false)), State::Error);
-        assert_eq!(state("192.168.1.5", false, Some(true)), State::Ok);
-        assert_eq!(state("192.168.1.5", true, Some(false)), State::Ok);
+        assert_eq!(
+            state("192.168.1.5", false, Some(Reached::Not)),
+            State::Error
+        );
+        assert_eq!(state("192.168.1.5", false, Some(Reached::Now)), State::Ok);
+        assert_eq!(state("192.168.1.5", true, Some(Reached::Not)), State::Ok);
     }
 
     #[test]
@@ -300,13 +307,16 @@ mod tests {
         let findings = check_addresses(&fails, false, None);
         assert_eq!(findings[0].state, State::Warning);
         assert!(findings[0].problem.contains("The AAAA records"));
-        let all_fail = HostAddresses {
-            v4: Err(DnsError::NoResponse("it is late".to_owned())),
-            ..fails
-        };
-        assert_eq!(
-            check_addresses(&all_fail, false, None)[0].state,
-            State::Error
-        );
+        for v6 in [fails.v6, Ok(Vec::new())] {
+            let none_is_found = HostAddresses {
+                v4: Err(DnsError::NoResponse("it is late".to_owned())),
+                v6,
+                host: fails.host.clone(),
+            };
+            let findings = check_addresses(&none_is_found, false, None);
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert_eq!(findings[0].state, State::Error);
+            assert!(findings[0].problem.contains("cannot be looked up"));
+        }
     }
 }

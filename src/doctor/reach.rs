@@ -4,6 +4,7 @@ use http::StatusCode;
 use ruma::ServerName;
 
 use super::{
+    elsewhere::Reached,
     finding::Finding,
     visit::{Visit, Visits, cors_problem, json},
 };
@@ -25,7 +26,7 @@ pub(super) struct Identity<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Surroundings {
     /// Whether somebody elsewhere was seen to reach the server.
-    pub is_reached: Option<bool>,
+    pub reached: Option<Reached>,
     /// Whether others find the server by its name and the default port alone.
     pub is_default_port: bool,
 }
@@ -83,7 +84,7 @@ fn check_connections(
             true => (format!("[{}]:{port}", visit.address), "AAAA"),
             false => (format!("{}:{port}", visit.address), "A"),
         };
-        let is_seen = is_certain || surroundings.is_reached == Some(true);
+        let is_seen = is_certain || surroundings.reached.is_some_and(Reached::is_reachable);
         if *failure == Failure::NoRoute && visit.address.is_ipv6() && is_seen {
             return Some(Finding::unknown(
                 check,
@@ -106,7 +107,7 @@ fn check_connections(
                 ),
             ));
         }
-        if surroundings.is_reached == Some(true) {
+        if surroundings.reached == Some(Reached::Now) {
             return Some(Finding::warning(
                 HAIRPIN,
                 format!(
@@ -127,7 +128,7 @@ fn check_connections(
         if surroundings.is_default_port && check == FEDERATION {
             advice += " Or serve all on port 443, where hearth answers /.well-known/matrix/server.";
         }
-        if surroundings.is_reached.is_none() {
+        if surroundings.reached != Some(Reached::Not) {
             advice += " If it answers from elsewhere, the router lacks NAT loopback (hairpin NAT).";
         }
         Some(Finding::error(check, problem, advice))
@@ -141,9 +142,7 @@ fn check_keys(identity: &Identity<'_>, at: &str, visit: &Visit) -> Option<Findin
     if let Some(finding) = check_proxy_status(FEDERATION, at, response.status()) {
         return Some(finding);
     }
-    let body = json(response);
-    let name = body.as_ref().and_then(|body| body["server_name"].as_str());
-    let (Some(body), Some(name)) = (&body, name) else {
+    if !json(response).is_some_and(|body| body["server_name"].is_string()) {
         return Some(Finding::error(
             FEDERATION,
             format!(
@@ -153,10 +152,23 @@ fn check_keys(identity: &Identity<'_>, at: &str, visit: &Visit) -> Option<Findin
             "Let the web server or proxy there pass /_matrix, with its whole path, to an address in hearth's \
              `listen`.",
         ));
-    };
+    }
+    check_identity(FEDERATION, identity, at, visit)
+}
+
+/// Whether it is another server that publishes keys. `visit` is one of `/_matrix/key/v2/server`.
+pub(super) fn check_identity(
+    check: &'static str,
+    identity: &Identity<'_>,
+    at: &str,
+    visit: &Visit,
+) -> Option<Finding> {
+    let address = visit.address;
+    let body = json(visit.response().ok()?)?;
+    let name = body["server_name"].as_str()?;
     if name != identity.name {
         return Some(Finding::error(
-            FEDERATION,
+            check,
             format!(
                 "At {at} ({address}) is the server {name:.255}, not {}.",
                 identity.name
@@ -168,7 +180,7 @@ fn check_keys(identity: &Identity<'_>, at: &str, visit: &Visit) -> Option<Findin
     let is_own = key.is_some_and(|key| key.trim_end_matches('=') == identity.key);
     (!is_own).then(|| {
         Finding::error(
-            FEDERATION,
+            check,
             format!(
                 "At {at} ({address}) is another installation of {}: its signing key is not that of this one.",
                 identity.name
@@ -209,10 +221,18 @@ fn check_proxy_status(check: &'static str, at: &str, status: StatusCode) -> Opti
     })
 }
 
-/// `visits` are those of `/_matrix/client/versions`.
-pub(super) fn check_clients(visits: &Visits, surroundings: Surroundings) -> Vec<Finding> {
+/// `visits` are those of `/_matrix/client/versions`, `keys` those of `/_matrix/key/v2/server`, where nothing has to
+/// be if other servers are led elsewhere.
+pub(super) fn check_clients(
+    identity: &Identity<'_>,
+    visits: &Visits,
+    keys: &Visits,
+    surroundings: Surroundings,
+) -> Vec<Finding> {
     let at = &visits.site.authority;
     let mut findings = check_connections(CLIENTS, visits, surroundings);
+    let others = keys.all.iter();
+    findings.extend(others.filter_map(|visit| check_identity(CLIENTS, identity, at, visit)));
     for visit in &visits.all {
         let Ok(response) = visit.response() else {
             continue;
@@ -249,7 +269,9 @@ pub(super) fn check_clients(visits: &Visits, surroundings: Surroundings) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{CLIENTS, Surroundings, check_connections};
+    use std::time::Duration;
+
+    use super::{CLIENTS, HAIRPIN, Reached, Surroundings, check_connections};
     use crate::{
         doctor::{
             finding::State,
@@ -260,10 +282,10 @@ mod tests {
 
     #[test]
     fn a_server_of_which_no_address_answers_is_only_in_order_if_others_reach_it() {
-        for (is_reached, state) in [
+        for (reached, state) in [
             (None, State::Error),
-            (Some(false), State::Error),
-            (Some(true), State::Unknown),
+            (Some(Reached::Not), State::Error),
+            (Some(Reached::Now), State::Unknown),
         ] {
             let visits = Visits {
                 site: site("example.org", None, 443),
@@ -273,12 +295,35 @@ mod tests {
                 }],
             };
             let surroundings = Surroundings {
-                is_reached,
+                reached,
                 is_default_port: true,
             };
             let findings = check_connections(CLIENTS, &visits, surroundings);
             let states: Vec<_> = findings.iter().map(|finding| finding.state).collect();
-            assert_eq!(states, [state], "{is_reached:?}");
+            assert_eq!(states, [state], "{reached:?}");
+        }
+    }
+
+    #[test]
+    fn what_reached_the_server_before_does_not_excuse_what_does_not_answer_now() {
+        for (reached, check) in [
+            (Reached::Now, HAIRPIN),
+            (Reached::Lately(Duration::from_mins(2)), CLIENTS),
+        ] {
+            let visits = Visits {
+                site: site("example.org", None, 443),
+                all: vec![Visit {
+                    address: "198.51.99.7".parse().unwrap(),
+                    reply: Err(Failure::Refused),
+                }],
+            };
+            let surroundings = Surroundings {
+                reached: Some(reached),
+                is_default_port: true,
+            };
+            let findings = check_connections(CLIENTS, &visits, surroundings);
+            let checks: Vec<_> = findings.iter().map(|finding| finding.check).collect();
+            assert_eq!(checks, [check], "{reached:?}");
         }
     }
 }

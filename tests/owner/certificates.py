@@ -1,7 +1,6 @@
 """Certificates that hearth gets by itself, from an authority on this machine."""
 
 import contextlib
-import pathlib
 import signal
 import socket
 import ssl
@@ -9,6 +8,7 @@ import stat
 import time
 
 from authority import BLOCKED, Authority
+from certificate_files import faked, faketime_library
 from server import Hearth, free_port
 
 TIMEOUT = 30  # seconds
@@ -68,8 +68,8 @@ class Owned(Hearth):
         return len(self.log.read_text())
 
 
-def wait_until(condition, failure):
-    deadline = time.monotonic() + TIMEOUT
+def wait_until(condition, failure, seconds=TIMEOUT):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, failure
         time.sleep(0.1)
@@ -154,9 +154,7 @@ def wrong_clock(binary, directory, authority, checks):
     """The authority is running."""
     hearth = Owned(binary, "late.example", directory / "late", authority)
     command = hearth.command
-    # The program `faketime` would be a process between.
-    library = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    hearth.command = ["env", f"LD_PRELOAD={library}", "FAKETIME=@2019-01-01 12:00:00", *command]
+    hearth.command = ["env", *faked("@2019-01-01 12:00:00", faketime_library()), *command]
     try:
         with checks.check("with a wrong clock the log says to set it"):
             hearth.start()

@@ -8,9 +8,11 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE.parent / "common"))
 
+import broken
 import certificates
 import ten_minutes
 from checks import CheckFailed, Checks, print_log_ends
+from owned import World
 
 
 def main():
@@ -19,9 +21,10 @@ def main():
     with tempfile.TemporaryDirectory(prefix="hearth-owner-") as name:
         directory = pathlib.Path(name)
         try:
-            for part in ("certificates", "ten_minutes"):
+            for part in ("certificates", "servers"):
                 (directory / part).mkdir()
-            ten_minutes.run(package, programs, cache, directory / "ten_minutes", checks)
+            with World(package, programs, cache, directory / "servers") as world:
+                broken.run(world, *ten_minutes.run(world, checks), checks)
             certificates.run(binary, programs, directory / "certificates", checks)
         except CheckFailed:
             for part in directory.iterdir():

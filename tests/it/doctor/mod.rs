@@ -316,6 +316,18 @@ fn a_router_without_hairpin_nat_is_named() {
 }
 
 #[test]
+fn what_a_notary_saw_before_does_not_excuse_a_port_at_which_nothing_answers_now() {
+    let report = check(Setup {
+        is_deaf: true,
+        fetched_ago_ms: 120_000,
+        ..Setup::default()
+    });
+    report
+        .names(&["federation error", "Nothing usable answers", "Forward port"])
+        .is_red();
+}
+
+#[test]
 fn a_proxy_that_does_not_reach_hearth_is_named() {
     check(with_proxy(|proxy| proxy.status = Some(502)))
         .names(&[
@@ -335,6 +347,7 @@ fn another_server_in_the_place_of_this_one_is_named() {
             "federation error",
             "is the server other.test, not example.test",
         ])
+        .names(&["clients error", "is the server other.test"])
         .is_red();
     let keys =
         "{\"server_name\":\"example.test\",\"verify_keys\":{\"ed25519:a\":{\"key\":\"AA\"}}}";
@@ -421,7 +434,11 @@ fn a_proxy_with_a_small_limit_of_bodies_is_named() {
 #[test]
 fn a_proxy_that_hides_where_requests_come_from_is_named() {
     check(with_proxy(|proxy| proxy.forwarded_for = None))
-        .names(&["proxy warning", "does not say where requests come from"])
+        .names(&[
+            "proxy warning",
+            "does not say where requests come from",
+            "proxy_set_header X-Forwarded-For",
+        ])
         .is_only_a_warning();
     let keeps = |proxy: &mut Proxy| {
         proxy.forwarded_for = None;

@@ -40,6 +40,8 @@ pub struct Notary {
     pub keys: Value,
     /// Whether it reaches the server.
     pub is_reached: bool,
+    /// How many milliseconds ago it has fetched the keys.
+    pub fetched_ago_ms: u64,
     /// Its time.
     pub date: &'static str,
 }
@@ -64,6 +66,8 @@ impl Notary {
         if !(fetches && self.is_reached) {
             // Those of the last time.
             keys["valid_until_ts"] = json!(1);
+        } else if let Some(valid_until) = keys["valid_until_ts"].as_u64() {
+            keys["valid_until_ts"] = json!(valid_until - self.fetched_ago_ms);
         }
         let body = json!({ "server_keys": [keys] }).to_string();
         let date = format!("date: {}\r\n", self.date);

@@ -36,6 +36,8 @@ pub struct Setup {
     pub pages: Vec<(&'static str, String)>,
     /// Whether the notary gets the keys of the server.
     pub is_reached: bool,
+    /// How many milliseconds ago it has got them.
+    pub fetched_ago_ms: u64,
     /// The time of the notary.
     pub date: &'static str,
     /// Whether others are led to a port on which nobody listens.
@@ -54,6 +56,7 @@ impl Default for Setup {
             },
             pages: Vec::new(),
             is_reached: true,
+            fetched_ago_ms: 0,
             date: DATE,
             is_deaf: false,
         }
@@ -114,6 +117,7 @@ impl World {
             notary: Some(Notary {
                 keys,
                 is_reached: setup.is_reached,
+                fetched_ago_ms: setup.fetched_ago_ms,
                 date: setup.date,
             }),
             proxy: Proxy::default(),
