@@ -283,7 +283,6 @@ fn add_gauges(api: &Api) {
         let buckets = weak.upgrade().map_or(0, |api| api.rates.buckets());
         Usage::of(buckets * BUCKET_BYTES, max * BUCKET_BYTES)
     });
-    // Weak, as the store is closed when its last handle is dropped.
     let (weak, max) = (Arc::downgrade(api), api.config.memory.database_cache());
     gauges.add(Kind::Memory, "cache of the database", move || {
         let cached = weak.upgrade().map_or(0, |api| api.store.cached_bytes());
