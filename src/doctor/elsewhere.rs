@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     finding::Finding,
-    reach::Identity,
+    reach::{Identity, Reached},
     visit::{self, Visit},
 };
 use crate::{
@@ -27,22 +27,6 @@ const ELSEWHERE: &str = "elsewhere";
 const MAX_AGE: Duration = Duration::from_hours(1);
 const WARNING_OFF: Duration = Duration::from_secs(20);
 const ERROR_OFF: Duration = Duration::from_mins(5);
-
-/// Whether somebody elsewhere reaches this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
-    Now,
-    /// Before this check. What is wrong may be so only since then.
-    Lately(Duration),
-    Not,
-}
-
-impl Reached {
-    /// Whether the server can be reached from other networks, if something else has not broken since.
-    pub fn is_reachable(self) -> bool {
-        self != Self::Not
-    }
-}
 
 /// What a server elsewhere shows.
 #[derive(Default)]

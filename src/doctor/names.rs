@@ -6,8 +6,8 @@ use ruma::ServerName;
 use smol::future::zip;
 
 use super::{
-    elsewhere::Reached,
     finding::{Finding, State},
+    reach::Reached,
 };
 use crate::federation::probe::{DnsError, Family, Probe, Service, is_public_address};
 

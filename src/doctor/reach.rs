@@ -1,10 +1,11 @@
 //! Whether other servers and apps that connect get to this server, at each of its addresses.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use ruma::ServerName;
 
 use super::{
-    elsewhere::Reached,
     finding::Finding,
     visit::{Visit, Visits, cors_problem, json},
 };
@@ -20,6 +21,22 @@ pub(super) struct Identity<'a> {
     pub key_id: &'a str,
     /// In base64.
     pub key: &'a str,
+}
+
+/// Whether somebody elsewhere reaches this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    Now,
+    /// Before this check. What is wrong may be so only since then.
+    Lately(Duration),
+    Not,
+}
+
+impl Reached {
+    /// Whether the server can be reached from other networks, if something else has not broken since.
+    pub fn is_reachable(self) -> bool {
+        self != Self::Not
+    }
 }
 
 /// What the checks of a site know of its surroundings.
