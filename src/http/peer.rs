@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_names_no_client_is_told_from_programs_on_this_machine() {
+    fn a_proxy_that_names_no_client_differs_from_programs_on_this_machine() {
         let is_silent = |settings: &str, host: &'static str, forwarded: Option<&'static str>| {
             let text = format!("server_name = \"example.org\"\n{settings}");
             let config = Config::try_from(Settings::parse(&text).unwrap()).unwrap();
