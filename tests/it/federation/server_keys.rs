@@ -202,7 +202,7 @@ fn after_a_rotation_the_old_key_is_published_as_old_and_signs_no_new_events() {
         keys.keys().cloned().collect::<Vec<_>>()
     };
     assert_eq!(ids("verify_keys"), [new]);
-    assert_eq!(ids("old_verify_keys"), [old.clone()]);
+    assert_eq!(ids("old_verify_keys"), std::slice::from_ref(&old));
     // Who has the old key makes up a message of alice's.
     let row = here.store().read(|s| s.signing_keys()?.load(&*old));
     let seed = row.expect("a read").expect("the key is kept").seed;
