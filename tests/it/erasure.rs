@@ -126,9 +126,9 @@ fn other_servers_get_events_of_an_erased_user_redacted() {
 fn who_joins_later_gets_no_member_events_and_no_replaced_state_of_an_erased_user() {
     let server = TestServer::new();
     let [alice, bob] = ["alice", "bob"].map(|it| server.register(it));
-    let profile = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
-    expect_ok(bob.put(&profile, json!({ "displayname": "Robert" })));
     let room = create_room_with(&[&bob, &alice]);
+    let named = json!({ "membership": "join", "displayname": "Robert" });
+    set_state(&bob, &room, ("m.room.member", &bob.user_id), named);
     set_state(
         &bob,
         &room,

@@ -336,12 +336,12 @@ fn who_shares_no_room_displaces_nobody_who_does_on_any_device() {
         let names = (1..50).map(|n| format!("D{n}"));
         create_devices(&server, alice, names.collect()).await;
         let bob = local("bob", SharedRooms::Closed);
-        put_many(&server, alice, bob, 300, 10).await;
+        put_many(&server, alice, bob, 30, TEN_UNITS).await;
         for number in 0..3 {
             let unrelated = remote(&format!("@eve:e{number}.example"), SharedRooms::None);
-            put_many(&server, alice, unrelated, 290, 10).await;
+            put_many(&server, alice, unrelated, 29, TEN_UNITS).await;
         }
-        assert_eq!(waiting(&server, alice)["*@bob:example.org"], 300 * 50);
+        assert_eq!(waiting(&server, alice)["*@bob:example.org"], 30 * 50);
         let sums: BTreeMap<_, _> = usage(&server).into_iter().collect();
         let max = MAX_QUEUE_UNITS * MAX_USER_QUEUES;
         assert!(sums[&(1, alice.0, String::new())] <= max, "{sums:?}");
