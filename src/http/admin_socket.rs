@@ -17,7 +17,7 @@ use std::{
 
 use rustix::{
     fs::Mode,
-    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt::socket_peercred},
     process::geteuid,
 };
 use smol::{Async, Timer};
@@ -102,6 +102,9 @@ impl AdminSocket {
 async fn accept(socket: Async<UnixListener>, acceptor: Arc<Acceptor>) {
     loop {
         match socket.accept().await {
+            Ok((stream, _)) if is_of_another_user(&stream) => {
+                log::warn!("a process of another user tried to use the socket for commands");
+            }
             Ok((stream, _)) => acceptor.serve(Stream::Unix(stream), ADDRESS, None),
             Err(error) => {
                 log::warn!("cannot accept a command, trying again in a second: {error}");
@@ -109,6 +112,12 @@ async fn accept(socket: Async<UnixListener>, acceptor: Arc<Acceptor>) {
             }
         }
     }
+}
+
+/// Whether the process at the other end is known to run as another user than root or that of this process: somebody
+/// has changed the mode of the socket. Of a process in another PID namespace, which has no id here, nothing is known.
+fn is_of_another_user(stream: &Async<UnixStream>) -> bool {
+    socket_peercred(stream).is_ok_and(|peer| !peer.uid.is_root() && peer.uid != geteuid())
 }
 
 /// A listening socket to which only root and this user can connect, from its beginning: the file gets the mode that
