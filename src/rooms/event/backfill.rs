@@ -96,9 +96,7 @@ pub fn decide(
         ],
         None => Vec::new(),
     };
-    let mut states = States::new(r, room, rules);
-    states.gap = Some(gap);
-    let mut derivation = Derivation::new(states, opened, received_in)?;
+    let mut derivation = Derivation::new(States::new(r, room, rules), opened, received_in)?;
     let mut leading = leading_to(&derivation.states, &missing)?;
     loop {
         let mut waiting = Vec::new();
@@ -129,7 +127,7 @@ pub fn decide(
         states, gap_events, ..
     } = derivation;
     let mut events = Vec::new();
-    for GapEvent { num, claimed, .. } in gap_events {
+    for GapEvent { num, claimed } in gap_events {
         let event = states.derived[&num].clone();
         events.push(Decided {
             num,

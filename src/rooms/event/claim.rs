@@ -37,10 +37,8 @@
 //!   events that follow on it, and it is decided again with the events between, or when another event
 //!   needs it.
 //! - A state that rests on a claim includes the current state of then, so to resolve it with the state
-//!   after an event that stood in the timeline then is to resolve that twice. It takes what is news in that
-//!   one instead ([`super::ends`]). Of others, what none of the states lacks is not gone
+//!   after another event is to resolve that twice. What none of the states lacks is not gone then
 //!   ([`super::states::States::keep_known`]).
-//! - A claim that comes later forbids no event that was accepted ([`super::rederive`]).
 //!
 //! In a history without forks, all that came after the known state is news, so a true claim is
 //! accepted whole. A false one gives its author no more than events on the known prev_events would.

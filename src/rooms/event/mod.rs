@@ -5,7 +5,6 @@ mod authorize;
 pub mod backfill;
 mod claim;
 pub(in crate::rooms) mod commit;
-mod ends;
 pub mod graph;
 pub mod import;
 pub mod insert;
@@ -18,7 +17,6 @@ pub mod send;
 mod state_change;
 pub mod state_event;
 mod states;
-mod unclaimed;
 
 pub(in crate::rooms) use self::state_change::set_local_membership;
 pub(in crate::rooms) use super::stored_event::row;

@@ -32,7 +32,6 @@ use super::{
     authorize::{ParsedEvents, allowed},
     claim::{is_decided, undecided},
     commit::{self, Claim, Commit, LiveEnd, Placement},
-    ends::End,
     graph::auth_event_nums,
     insert::Notify,
     states::States,
@@ -233,30 +232,24 @@ fn current_state_with<R: Reader>(
     // An outlier has its number, under which it may stand in a claimed state.
     let outlier = find(graph.r, graph.room, decision.pdu.event_id())?;
     let num = outlier.map_or(StateOverlay::UNNUMBERED, |(num, _)| num);
-    let mut others = heads.extremities.clone();
-    others.retain(|num| !decision.superseded.contains(num));
-    if others.is_empty() {
-        return Ok(decision.state_before.clone().with_event(&decision.pdu, num));
+    let after = decision.state_before.clone();
+    let after = after.with_event(&decision.pdu, num);
+    let mut ends = heads.extremities.clone();
+    ends.retain(|num| !decision.superseded.contains(num));
+    let mut states = Vec::new();
+    for num in &ends {
+        states.push(graph.after(*num)?);
     }
-    let mut ends = Vec::new();
-    for end in others {
-        ends.push(graph.end(end, &graph.after(end)?)?);
-    }
-    let key = decision.pdu.state_pair();
-    ends.push(End {
-        before: decision.state_before.clone(),
-        adds: key.map(|(kind, key)| ((kind.to_string(), key.to_owned()), num)),
-        place: None,
-        claimed_upto: match decision.missing.is_empty() {
-            true => graph.claimed_upto(prev)?,
-            false => Some(heads.last_place),
-        },
-    });
+    states.push(after);
     let new = (num == StateOverlay::UNNUMBERED).then(|| Unnumbered {
         pdu: decision.pdu.clone(),
         auth: decision.auth.clone(),
     });
-    graph.resolve_ends(&ends, new)
+    let resolved = graph.resolve_with(&states, new)?;
+    graph.keep_known(resolved, &states, |index| match ends.get(index) {
+        Some(end) => graph.depend_on_claim(&[*end]),
+        None => Ok(!decision.missing.is_empty() || graph.depend_on_claim(prev)?),
+    })
 }
 
 /// Steps 4 to 6: the event is checked by its auth events, by the state before it and by the room's

@@ -7,10 +7,7 @@
 //! then the claim adds to what is known ([`super::claim`]).
 //!
 //! If the state before an event changes, so do the states before the events that follow on it, and
-//! they are authorized again. A claim that comes later forbids no event that was accepted: such an event
-//! keeps the state in which it was accepted, as far as that is news to what is known without any claim
-//! ([`super::unclaimed`]), and is rejected only if what is known forbids it. It is authorized again when no
-//! claim is between any more. The claim before an event that is rejected adds nothing.
+//! they are authorized again.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,7 +18,6 @@ use super::{
     authorize::{ParsedEvents, allowed},
     claim::{is_decided, undecided},
     states::{Derived, States},
-    unclaimed::Unclaimed,
 };
 use crate::{
     protocol::Pdu,
@@ -57,15 +53,6 @@ pub(in crate::rooms) struct GapEvent {
     /// The claimed state before it, if prev_events are missing; an empty one if all are from before the
     /// join.
     pub(in crate::rooms) claimed: Option<StateOverlay>,
-    /// The state before it when it was added, if it was accepted in that.
-    accepted_in: Option<StateOverlay>,
-}
-
-/// What is derived to be the state before an event.
-struct StateBefore {
-    state: StateOverlay,
-    /// The same without a claim of the event's own, if it has one.
-    without_own_claim: Option<StateOverlay>,
 }
 
 /// The derivation of states with the events in a gap.
@@ -83,8 +70,6 @@ pub(in crate::rooms) struct Derivation<'r, R> {
     changed: HashSet<EventNum>,
     /// The events that have changed since an event was added.
     dirty: HashSet<EventNum>,
-    /// The events that rested on claims which have settled since an event was added.
-    unclaimed: HashSet<EventNum>,
     /// Whether the last round has changed nothing.
     is_done: bool,
 }
@@ -104,7 +89,12 @@ impl<'r, R: Reader> Derivation<'r, R> {
                 claims.insert(place, (num, claim.record(&key)?));
             }
         }
-        states.unsettled = Some(states.unsettled()?.into_owned());
+        let unsettled = claims.values();
+        states.unsettled = Some(
+            unsettled
+                .map(|(num, claim)| (*num, claim.known_upto))
+                .collect(),
+        );
         Ok(Self {
             states,
             gap_events: Vec::new(),
@@ -114,7 +104,6 @@ impl<'r, R: Reader> Derivation<'r, R> {
             settled: HashSet::new(),
             changed: HashSet::new(),
             dirty: HashSet::new(),
-            unclaimed: HashSet::new(),
             is_done: false,
         })
     }
@@ -136,12 +125,8 @@ impl<'r, R: Reader> Derivation<'r, R> {
             None => None,
             Some(claimed) => Some(self.undecided(claimed)?),
         };
-        let mut event = GapEvent {
-            num,
-            claimed,
-            accepted_in: None,
-        };
-        let state_before = self.state_before(&event, &pdu)?.state;
+        let event = GapEvent { num, claimed };
+        let state_before = self.state_before(&event, &pdu)?;
         let status = self.status_in_gap(&pdu, &state_before)?;
         if self.must_wait(&event, &pdu, status, &state_before)? {
             return Ok(false);
@@ -149,9 +134,6 @@ impl<'r, R: Reader> Derivation<'r, R> {
         // What is from before the join is not gone through to.
         if let Some(opened) = self.opened.filter(|_| event.claimed.is_some()) {
             self.unsettled().insert(num, opened.known_upto);
-        }
-        if status == Status::Accepted {
-            event.accepted_in = Some(state_before.clone());
         }
         let derived = Derived {
             pdu,
@@ -161,7 +143,6 @@ impl<'r, R: Reader> Derivation<'r, R> {
         self.states.derived.insert(num, derived);
         self.gap_events.push(event);
         self.dirty.clear();
-        self.unclaimed.clear();
         for _ in 0..MAX_ROUNDS {
             self.round()?;
             if self.is_done {
@@ -222,7 +203,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         self.states.depend_on_claim(&prev)
     }
 
-    /// The events with claims of their own.
+    /// The events that rest on claims of their own.
     fn unsettled(&mut self) -> &mut HashMap<EventNum, Place> {
         self.states.unsettled.get_or_insert_default()
     }
@@ -238,23 +219,12 @@ impl<'r, R: Reader> Derivation<'r, R> {
         }
     }
 
-    fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateBefore, Error> {
+    fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {
         let known = self.known_state(pdu)?;
         match &event.claimed {
-            Some(claimed) => self.state_with_claim(known, claimed),
-            None => Ok(StateBefore::known(known)),
+            Some(claimed) => self.states.known(known).with_news(claimed),
+            None => Ok(known),
         }
-    }
-
-    fn state_with_claim(
-        &self,
-        known: StateOverlay,
-        claimed: &StateOverlay,
-    ) -> Result<StateBefore, Error> {
-        Ok(StateBefore {
-            state: self.states.known(known.clone()).with_news(claimed)?,
-            without_own_claim: Some(known),
-        })
     }
 
     /// What is known of the state before an event in the gap.
@@ -328,14 +298,14 @@ impl<'r, R: Reader> Derivation<'r, R> {
             }
             self.rederive_claimed(*num, claim)?;
         }
-        if self.dirty.is_empty() && self.unclaimed.is_empty() {
+        if self.dirty.is_empty() {
             return Ok(());
         }
         for index in 0..self.gap_events.len() {
             let num = self.gap_events[index].num;
             let pdu = self.states.pdu(num)?;
             let (prev, _) = self.states.prev_events(&pdu)?;
-            if self.must_follow(num, &prev)? {
+            if self.follows_on_dirty(&prev)? {
                 let state_before = self.state_before(&self.gap_events[index], &pdu)?;
                 self.set_state(num, pdu, state_before)?;
             }
@@ -353,24 +323,19 @@ impl<'r, R: Reader> Derivation<'r, R> {
             }
             let pdu = self.states.pdu(num)?;
             let (prev, missing) = self.states.prev_events(&pdu)?;
-            if missing.is_empty() && self.must_follow(num, &prev)? {
+            if missing.is_empty() && self.follows_on_dirty(&prev)? {
                 let current = || self.current_before(num);
                 let state_before = self.states.known_before(&prev, true, current)?;
-                self.set_state(num, pdu, StateBefore::known(state_before))?;
+                self.set_state(num, pdu, state_before)?;
             }
         }
         Ok(())
     }
 
-    /// Whether the event `num` on `prev` is to be derived again: one of these has changed, or rests on a
-    /// claim no more, or what comes before it if it is without effect.
-    fn must_follow(&mut self, num: EventNum, prev: &[EventNum]) -> Result<bool, Error> {
+    /// Whether one of `prev` has changed, or what comes before it if it is without effect.
+    fn follows_on_dirty(&self, prev: &[EventNum]) -> Result<bool, Error> {
         let before = self.states.superseded(prev.to_vec())?;
-        let is_unclaimed = before.iter().any(|num| self.unclaimed.contains(num));
-        if is_unclaimed {
-            self.unclaimed.insert(num);
-        }
-        Ok(is_unclaimed || before.iter().any(|num| self.dirty.contains(num)))
+        Ok(before.iter().any(|num| self.dirty.contains(num)))
     }
 
     fn rederive_claimed(&mut self, num: EventNum, claim: &ClaimedState) -> Result<(), Error> {
@@ -380,18 +345,16 @@ impl<'r, R: Reader> Derivation<'r, R> {
         let is_settled =
             was_settled || missing.is_empty() && self.is_settled(&prev, claim.known_upto)?;
         let current = || self.current_before(num);
-        let known = self.states.known_before(&prev, is_settled, current)?;
-        if !is_settled {
-            let state_before = self.state_with_claim(known, &StateOverlay::of(claim.state))?;
-            return self.set_state(num, pdu, state_before);
+        let mut state_before = self.states.known_before(&prev, is_settled, current)?;
+        if is_settled {
+            self.is_done &= was_settled;
+            self.unsettled().remove(&num);
+            self.settled.insert(num);
+        } else {
+            let claimed = StateOverlay::of(claim.state);
+            state_before = self.states.known(state_before).with_news(&claimed)?;
         }
-        if !was_settled {
-            self.is_done = false;
-            self.unclaimed.insert(num);
-        }
-        self.unsettled().remove(&num);
-        self.settled.insert(num);
-        self.set_state(num, pdu, StateBefore::known(known))
+        self.set_state(num, pdu, state_before)
     }
 
     /// The room's current state before the event was received.
@@ -411,7 +374,8 @@ impl<'r, R: Reader> Derivation<'r, R> {
         while let Some(num) = open.pop()
             && is_known
         {
-            is_known = !self.states.is_claimed(num)?;
+            let unsettled = self.states.unsettled.as_ref();
+            is_known = unsettled.is_none_or(|unsettled| !unsettled.contains_key(&num));
             let place = event::header(self.states.r, num)?.place;
             if place.is_some_and(|place| place <= known_upto) {
                 // It may have come later, into an older gap.
@@ -426,85 +390,36 @@ impl<'r, R: Reader> Derivation<'r, R> {
         Ok(is_known && !self.states.depend_on_claim(&known)?)
     }
 
-    /// Sets the state before an event and authorizes it again, if that is another state or the event rests
-    /// on a claim no more.
-    fn set_state(&mut self, num: EventNum, pdu: Pdu, before: StateBefore) -> Result<(), Error> {
+    /// Sets the state before an event and authorizes it again, if that is another state.
+    fn set_state(
+        &mut self,
+        num: EventNum,
+        pdu: Pdu,
+        state_before: StateOverlay,
+    ) -> Result<(), Error> {
         let (r, room) = (self.states.r, self.states.room);
-        let header = event::header(r, num)?;
-        let (was, stood_in) = match self.states.derived.get(&num) {
-            Some(derived) => (derived.status, derived.state_before.clone()),
-            None => (header.status, StateOverlay::of(header.state_before)),
+        let known = match self.states.derived.get(&num) {
+            Some(derived) => derived.state_before.clone(),
+            None => StateOverlay::of(event::header(r, num)?.state_before),
         };
-        let StateBefore {
-            mut state,
-            without_own_claim,
-        } = before;
-        if !self.unclaimed.contains(&num) && resolution::is_same_state(r, room, &state, &stood_in)?
-        {
+        if resolution::is_same_state(r, room, &state_before, &known)? {
             return Ok(());
         }
-        let gap_event = self.gap_events.iter().find(|event| event.num == num);
-        let is_in_gap = gap_event.is_some();
-        let accepted_in = match gap_event {
-            Some(event) => event.accepted_in.clone(),
-            None => {
-                (header.status == Status::Accepted).then(|| StateOverlay::of(header.state_before))
-            }
-        };
-        let mut status = self.status_again(is_in_gap, &pdu, &state)?;
-        if status != Status::Accepted
-            && let Some(accepted_in) = accepted_in
-            && (without_own_claim.is_some()
-                || self
-                    .states
-                    .depend_on_claim(&self.states.prev_events(&pdu)?.0)?)
-        {
-            let before_gap = self.received_in.first();
-            let known = Unclaimed::new(&self.states, before_gap).before(num)?;
-            let kept = self.states.known(known).with_news(&accepted_in)?;
-            if self.status_again(is_in_gap, &pdu, &kept)? == Status::Accepted {
-                (status, state) = (Status::Accepted, kept);
-            }
-        }
-        if let Some(known) = without_own_claim.filter(|_| status != Status::Accepted) {
-            state = known;
-        }
-        if status == was && resolution::is_same_state(r, room, &state, &stood_in)? {
-            return Ok(());
-        }
-        if !is_in_gap {
+        let status = if self.gap_events.iter().any(|event| event.num == num) {
+            self.status_in_gap(&pdu, &state_before)?
+        } else {
             self.changed.insert(num);
-        }
+            self.status_after_gap(&pdu, &state_before)?
+        };
         self.is_done = false;
         self.dirty.insert(num);
         let derived = Derived {
             pdu,
             status,
-            state_before: state,
+            state_before,
         };
         self.states.derived.insert(num, derived);
         Ok(())
-    }
-
-    fn status_again(
-        &self,
-        is_in_gap: bool,
-        pdu: &Pdu,
-        before: &StateOverlay,
-    ) -> Result<Status, Error> {
-        match is_in_gap {
-            true => self.status_in_gap(pdu, before),
-            false => self.status_after_gap(pdu, before),
-        }
-    }
-}
-
-impl StateBefore {
-    fn known(state: StateOverlay) -> Self {
-        Self {
-            state,
-            without_own_claim: None,
-        }
     }
 }
 

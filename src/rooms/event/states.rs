@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -46,15 +46,12 @@ pub(in crate::rooms) struct Derived {
 
 impl Derived {
     fn state_after(&self, num: EventNum) -> StateOverlay {
-        after(num, &self.pdu, self.status, self.state_before.clone())
-    }
-}
-
-/// The state after an event, if `before` is the one before it.
-fn after(num: EventNum, pdu: &Pdu, status: Status, before: StateOverlay) -> StateOverlay {
-    match status {
-        Status::Accepted | Status::SoftFailed => before.with_event(pdu, num),
-        _ => before,
+        match self.status {
+            Status::Accepted | Status::SoftFailed => {
+                self.state_before.clone().with_event(&self.pdu, num)
+            }
+            _ => self.state_before.clone(),
+        }
     }
 }
 
@@ -72,8 +69,6 @@ pub(in crate::rooms) struct States<'r, R> {
     pub(in crate::rooms) room: RoomNum,
     pub(in crate::rooms) rules: &'static RoomVersionRules,
     pub(in crate::rooms) derived: HashMap<EventNum, Derived>,
-    /// The place of the gap before which those come that were derived and have no place yet.
-    pub(in crate::rooms) gap: Option<Place>,
     /// Whether those that were derived and have no place yet are from before the join.
     pub(in crate::rooms) fills_before_join: bool,
     /// The events that rest on claims of their own, if it is not those of the stored claims, each with the
@@ -88,7 +83,6 @@ impl<'r, R: Reader> States<'r, R> {
             room,
             rules,
             derived: HashMap::new(),
-            gap: None,
             fills_before_join: false,
             unsettled: None,
         }
@@ -152,17 +146,9 @@ impl<'r, R: Reader> States<'r, R> {
         if is_complete && !after.is_empty() {
             return self.resolve_after(&since_join, &after);
         }
-        self.with_news_of(current()?, after)
-    }
-
-    /// `known` with what is news in the other states.
-    pub(in crate::rooms) fn with_news_of(
-        &self,
-        mut known: StateOverlay,
-        others: Vec<StateOverlay>,
-    ) -> Result<StateOverlay, Error> {
-        for other in others {
-            known = self.known(known).with_news(&other)?;
+        let mut known = current()?;
+        for after in after {
+            known = self.known(known).with_news(&after)?;
         }
         Ok(known)
     }
@@ -192,24 +178,21 @@ impl<'r, R: Reader> States<'r, R> {
             let join = graph::join(self.r, self.room)?;
             place = join.filter(|(join, _)| num < *join).map(|(_, place)| place);
         }
-        // By place, newest first. An event in an older gap may follow on one that stands after it, so what
-        // stands before the event is gone through too, but last.
-        let mut open = BTreeSet::new();
-        let mut seen = HashSet::new();
-        let mut next = prev.to_vec();
-        loop {
-            for num in next.into_iter().filter(|num| seen.insert(*num)) {
-                let at = event::header(self.r, num)?.place;
-                open.insert((at.unwrap_or(Place::MAX), num));
+        let mut open = prev.to_vec();
+        let mut seen: HashSet<EventNum> = open.iter().copied().collect();
+        while let Some(other) = open.pop()
+            && seen.len() < MAX_BEHIND
+        {
+            let at = event::header(self.r, other)?.place;
+            if other == num || at.is_some() && at == place {
+                return Ok(true);
             }
-            match open.pop_last() {
-                Some((at, other)) if other == num || Some(at) == place => return Ok(true),
-                Some((_, other)) if seen.len() < MAX_BEHIND => {
-                    next = self.prev_events(&self.pdu(other)?)?.0;
-                }
-                _ => return Ok(false),
+            if at.is_none() || at > place {
+                let (prev, _) = self.prev_events(&self.pdu(other)?)?;
+                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
             }
         }
+        Ok(false)
     }
 
     pub(in crate::rooms) fn since_join(&self, nums: &[EventNum]) -> Result<Vec<EventNum>, Error> {
@@ -240,19 +223,40 @@ impl<'r, R: Reader> States<'r, R> {
         resolution::resolve(self.r, self.room, self.rules, states, unstored)
     }
 
+    /// Resolves `states`, which are those after `nums`.
+    pub(in crate::rooms) fn resolve_after(
+        &self,
+        nums: &[EventNum],
+        states: &[StateOverlay],
+    ) -> Result<StateOverlay, Error> {
+        let resolved = self.resolve(states)?;
+        self.keep_known(resolved, states, |index| {
+            self.depend_on_claim(&nums[index..=index])
+        })
+    }
+
     /// `resolved`, which follows from `states`, with the entries that none of those lacks. A state that
     /// rests on a claim was resolved with the current state before, and adds to that what came later. So
     /// resolving it again with a part of that can find all events of a key not allowed: even a ban, or
     /// the power levels. Resolution of the true events does not, and a claim takes nothing away. The
-    /// entry is that of the last state that rests on a claim.
-    pub(super) fn keep_known(
+    /// entry is that of the last state that `rests_on_claim`.
+    pub(in crate::rooms) fn keep_known(
         &self,
         mut resolved: StateOverlay,
         states: &[StateOverlay],
-        rest_on_claims: &[bool],
+        rests_on_claim: impl Fn(usize) -> Result<bool, Error>,
     ) -> Result<StateOverlay, Error> {
-        let last = rest_on_claims.iter().rposition(|rests| *rests);
-        let Some(last) = last.filter(|_| states.len() > 1) else {
+        if states.len() < 2 {
+            return Ok(resolved);
+        }
+        let mut last = None;
+        for index in (0..states.len()).rev() {
+            if rests_on_claim(index)? {
+                last = Some(index);
+                break;
+            }
+        }
+        let Some(last) = last else {
             return Ok(resolved);
         };
         for conflict in resolution::conflicts(self.r, self.room, states)? {
@@ -266,8 +270,8 @@ impl<'r, R: Reader> States<'r, R> {
         Ok(resolved)
     }
 
-    /// The events with claims of their own, each with the last place before its gap.
-    pub(in crate::rooms) fn unsettled(&self) -> Result<Cow<'_, HashMap<EventNum, Place>>, Error> {
+    /// The events that rest on claims of their own, each with the last place before its gap.
+    fn unsettled(&self) -> Result<Cow<'_, HashMap<EventNum, Place>>, Error> {
         if let Some(unsettled) = &self.unsettled {
             return Ok(Cow::Borrowed(unsettled));
         }
@@ -279,43 +283,20 @@ impl<'r, R: Reader> States<'r, R> {
         Ok(Cow::Owned(unsettled))
     }
 
-    /// Whether an event rests on a claim of its own. The claim before one that is rejected adds nothing.
-    pub(in crate::rooms) fn is_claimed(&self, num: EventNum) -> Result<bool, Error> {
-        Ok(self.unsettled()?.contains_key(&num) && self.status(num)? == Status::Accepted)
-    }
-
     /// Whether the state before an event on `prev` rests on a claim. What is not found out within the limit
     /// counts as a claim.
     pub(in crate::rooms) fn depend_on_claim(&self, prev: &[EventNum]) -> Result<bool, Error> {
-        Ok(self.claims_before(prev, true)?.is_some())
-    }
-
-    /// The last place before the gaps of the claims on which the state before an event on `prev` rests. What
-    /// is not found out within the limit counts as a claim from before the first place.
-    pub(in crate::rooms) fn claimed_upto(&self, prev: &[EventNum]) -> Result<Option<Place>, Error> {
-        self.claims_before(prev, false)
-    }
-
-    /// The last place before the gaps of all claims on which the state before an event on `prev` rests, or of
-    /// `any` of them.
-    fn claims_before(&self, prev: &[EventNum], any: bool) -> Result<Option<Place>, Error> {
         let unsettled = self.unsettled()?;
         // What stands before all gaps rests on no claim. In a gap an event may stand before one of its
         // prev_events, and before the claim on which that rests.
         let Some(known_upto) = unsettled.values().min().copied() else {
-            return Ok(None);
+            return Ok(false);
         };
         let mut open = prev.to_vec();
         let mut seen: HashSet<EventNum> = open.iter().copied().collect();
-        let mut found = None;
         while let Some(num) = open.pop() {
-            if let Some(upto) = unsettled.get(&num)
-                && self.status(num)? == Status::Accepted
-            {
-                found = found.max(Some(*upto));
-            }
-            if any && found.is_some() || seen.len() > MAX_LOOKED_BACK {
-                return Ok(found.or(Some(Place::MIN)));
+            if unsettled.contains_key(&num) || seen.len() > MAX_LOOKED_BACK {
+                return Ok(true);
             }
             let place = event::header(self.r, num)?.place;
             if place.is_none_or(|place| place > known_upto) {
@@ -324,7 +305,7 @@ impl<'r, R: Reader> States<'r, R> {
                 open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
             }
         }
-        Ok(found)
+        Ok(false)
     }
 
     /// Whether an event was back-filled from before the join of this server, or is from an earlier
@@ -360,15 +341,6 @@ impl<'r, R: Reader> States<'r, R> {
     /// The state after the event `num`, whose place is known.
     pub(in crate::rooms) fn after(&self, num: EventNum) -> Result<StateOverlay, Error> {
         self.after_within(num, &mut LookedThrough::default())
-    }
-
-    /// The state after the event `num`, if the one before it is `before`.
-    pub(in crate::rooms) fn after_in(
-        &self,
-        num: EventNum,
-        before: StateOverlay,
-    ) -> Result<StateOverlay, Error> {
-        Ok(after(num, &self.pdu(num)?, self.status(num)?, before))
     }
 
     /// A rejected or soft-failed event stands in no timeline, so the state before it is not kept up

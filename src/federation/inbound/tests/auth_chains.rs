@@ -101,8 +101,8 @@ fn the_deep_auth_chain_of_a_claimed_state_is_fetched() {
     with_server(&peer, known, async |server| {
         receive_last(server).await;
         assert!(state.values().all(|index| server.knows(*index)));
-        let expected = &peer.history.events[last].state_after;
-        assert_eq!(server.current(), server.named(expected));
+        let expected = peer.history.state_after_all(&[known - 1, last]);
+        assert_eq!(server.current(), server.named(&expected));
         assert_eq!(count(&peer.counts.event_auth), 1);
     });
 }

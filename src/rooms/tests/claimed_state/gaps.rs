@@ -5,11 +5,10 @@ use std::sync::Arc;
 use ruma::RoomVersionId;
 
 use super::{
-    ALICE, BOB, CAROL, DAVE, VERSIONS, closed_room, reduced, room, say, topic_by, unknown,
-    with_room,
+    ALICE, BOB, CAROL, DAVE, VERSIONS, closed_room, reduced, room, say, unknown, with_room,
 };
 use crate::{
-    protocol::history::{Action, History, Index, State},
+    protocol::history::{Action, History, State},
     rooms::{room::heads, timeline},
     store::{Place, records::Status},
 };
@@ -118,73 +117,6 @@ fn a_message_of_somebody_who_is_banned_is_not_accepted_with_a_claim_that_they_ha
             assert_eq!(replica.status(lie), Status::Outlier);
             assert_eq!(replica.current(), before);
         });
-    }
-}
-
-/// Bob leaves after his message. The state that is claimed to be before an event before it has that.
-#[test]
-fn an_event_in_a_gap_stays_accepted_while_only_a_claim_forbids_it() {
-    for version in VERSIONS {
-        let (mut history, last) = room(&version);
-        let true_state = history.events[last].state_after.clone();
-        let leave = history.after(&[last], Action::member(BOB, BOB, "leave"));
-        let false_state = history.events[leave].state_after.clone();
-        let mut append = |prev: &[Index], state: &Arc<State>, sender| {
-            let missing: &[_] = if prev.is_empty() { &[unknown()] } else { &[] };
-            let built = history.build_missing(prev, missing, &true_state, say(sender));
-            history.push(prev, state.clone(), built, true)
-        };
-        let oldest = append(&[], &false_state, ALICE);
-        let message = append(&[oldest], &true_state, BOB);
-        let received = append(&[message], &true_state, CAROL);
-        with_room(&history, last, async |replica, _| {
-            let taken = replica.receive(received, Some(&true_state)).await;
-            taken.expect("it is taken");
-            replica.fill([message]).await;
-            assert_eq!(replica.status(message), Status::Accepted);
-            replica.store_outliers([leave]).await;
-            replica.fill([oldest]).await;
-            assert_eq!(replica.state_before(message), replica.expected(&true_state));
-            let status = replica.status(message);
-            assert_eq!(status, Status::Accepted, "version {version}");
-        });
-    }
-}
-
-/// Bob, a moderator, is banned before alice's message, of which his server hides that. His next event, or
-/// one of carol's between, also follows on an event that does not exist, so its gap is never closed.
-#[test]
-fn an_event_that_the_known_part_of_a_gap_forbids_is_rejected_though_a_prev_event_stays_missing() {
-    for version in VERSIONS {
-        for is_between in [false, true] {
-            let (mut history, last) = closed_room(&version);
-            let false_state = history.events[last].state_after.clone();
-            let ban = history.then(Action::member(ALICE, BOB, "ban"));
-            let honest = history.then(say(ALICE));
-            let mut append = |prev: Index, missing: &[_], action| {
-                let built = history.build_missing(&[prev], missing, &false_state, action);
-                history.push(&[prev], false_state.clone(), built, true)
-            };
-            let between = append(honest, &[unknown()], say(CAROL));
-            let topic = topic_by(BOB, "evasion");
-            let evasion = match is_between {
-                true => append(between, &[], topic),
-                false => append(honest, &[unknown()], topic),
-            };
-            with_room(&history, last, async |replica, before| {
-                for index in [honest, between, evasion] {
-                    let taken = replica.receive(index, Some(&false_state)).await;
-                    taken.expect("it is taken");
-                    assert_eq!(replica.status(index), Status::Accepted);
-                }
-                replica.fill([ban]).await;
-                assert_eq!(replica.status(evasion), Status::RejectedByState);
-                let mut expected = before;
-                let id = history.events[ban].pdu.event_id().to_string();
-                expected.insert(("m.room.member".into(), BOB.into()), id);
-                assert_eq!(replica.current(), expected, "version {version}");
-            });
-        }
     }
 }
 

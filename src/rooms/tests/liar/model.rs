@@ -19,7 +19,7 @@ use crate::{
         history::{Index, State},
         resolve::v1,
     },
-    rooms::{Error, event, room, state},
+    rooms::{Error, event, room},
     store::{Position, records::Status},
 };
 
@@ -30,13 +30,7 @@ impl Liar<'_> {
         let model = Model::of(self);
         for (index, placed) in &model.placed {
             let header = event::header(self.tx, self.num(*index)?)?;
-            assert_eq!(
-                header.status,
-                placed.status,
-                "event {index} in the state {:?}, by the model {:?}",
-                self.indices(state::entries(self.tx, self.room, header.state_before)?)?,
-                placed.before
-            );
+            assert_eq!(header.status, placed.status, "event {index}");
         }
         let mut ends = Vec::new();
         for num in room::heads(self.tx, self.room)?.extremities {
@@ -72,8 +66,6 @@ pub(super) struct Model<'a, 't> {
     liar: &'a Liar<'t>,
     placed: HashMap<Index, Placed>,
     after: HashMap<Index, Arc<State>>,
-    /// The states after events without what claims add.
-    after_without_claims: HashMap<Index, Arc<State>>,
     /// Whether it is asked about events from before the join.
     pub(super) is_before_join: bool,
     /// What was decided before is no news.
@@ -86,27 +78,16 @@ impl<'a, 't> Model<'a, 't> {
             liar,
             placed: liar.placed.clone(),
             after: HashMap::new(),
-            after_without_claims: HashMap::new(),
             is_before_join: false,
             upto: Position::MAX,
         };
+        while model.settle_one() {}
         let mut indices: Vec<Index> = model.placed.keys().copied().collect();
         indices.sort_unstable();
-        loop {
-            while model.settle_one() {}
-            let claimed = model.claimed();
-            for index in &indices {
-                model.derive(*index);
-            }
-            if model.claimed() == claimed {
-                return model;
-            }
+        for index in indices {
+            model.derive(index);
         }
-    }
-
-    fn claimed(&self) -> HashSet<Index> {
-        let claimed = self.placed.iter().filter(|(_, placed)| placed.is_claimed());
-        claimed.map(|(index, _)| *index).collect()
+        model
     }
 
     /// Drops a claim of which everything since the events before the gap is known.
@@ -133,7 +114,7 @@ impl<'a, 't> Model<'a, 't> {
             return false;
         };
         while let Some(index) = open.pop() {
-            if self.placed[&index].is_claimed() {
+            if self.placed[&index].claim.is_some() {
                 return false;
             }
             if at(index).is_some_and(|at| upto.is_some_and(|upto| at <= upto)) {
@@ -155,51 +136,26 @@ impl<'a, 't> Model<'a, 't> {
         let placed = self.placed[&index].clone();
         let event = &liar.history.events[index];
         let (known, _) = liar.prev(index);
-        let mut before = match placed.fixed.clone() {
+        let before = match placed.fixed {
             Some(fixed) => fixed,
             None if index < liar.truth && liar.join.is_none() => event.state_before.clone(),
             None => self.state_before(&known, placed.claim.as_ref(), &placed.current),
         };
-        let is_complete = placed.claim.is_none();
-        let rests_on_claim = !is_complete || self.depend_on_claim(&known);
-        let without_claims = match rests_on_claim {
-            true => {
-                let after = &self.after_without_claims;
-                let resolve = |known: &[Index]| self.resolve_by(after, known);
-                self.known_state_by(after, resolve, &known, is_complete, &placed.current)
-            }
-            false => before.clone(),
-        };
-        let mut status = liar.placed[&index].status;
-        if liar.timeline.contains(&index) && placed.fixed.is_none() {
-            let was = std::mem::replace(&mut status, Status::Accepted);
-            if !liar.is_allowed(index, &before) {
-                // A later claim alone forbids nothing that was accepted.
-                let kept = self.with_news(without_claims.clone(), &liar.placed[&index].before);
-                if was == Status::Accepted && rests_on_claim && liar.is_allowed(index, &kept) {
-                    before = kept;
-                } else {
-                    status = Status::RejectedByState;
-                }
-            }
+        let mut status = placed.status;
+        if liar.timeline.contains(&index) && self.placed[&index].fixed.is_none() {
+            status = match liar.is_allowed(index, &before) {
+                true => Status::Accepted,
+                false => Status::RejectedByState,
+            };
         }
-        if status != Status::Accepted && !is_complete {
-            before = self.known_state(&known, false, &placed.current);
+        self.placed.get_mut(&index).expect("it is there").status = status;
+        let mut after = before;
+        if matches!(status, Status::Accepted | Status::SoftFailed)
+            && let Some((kind, key)) = event.pdu.state_pair()
+        {
+            Arc::make_mut(&mut after).insert((kind, key.to_owned()), index);
         }
-        let after = |before: &Arc<State>| {
-            let mut after = before.clone();
-            if matches!(status, Status::Accepted | Status::SoftFailed)
-                && let Some((kind, key)) = event.pdu.state_pair()
-            {
-                Arc::make_mut(&mut after).insert((kind, key.to_owned()), index);
-            }
-            after
-        };
-        self.after_without_claims
-            .insert(index, after(&without_claims));
-        self.after.insert(index, after(&before));
-        let derived = self.placed.get_mut(&index).expect("it is there");
-        (derived.status, derived.before) = (status, before);
+        self.after.insert(index, after);
     }
 
     /// What an event becomes where it is checked against the states `received_in`.
@@ -258,7 +214,7 @@ impl<'a, 't> Model<'a, 't> {
     }
 
     /// Whether resolution of `state` with the `known` event, and with the event `index`, gives the latter.
-    pub(super) fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
+    fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
         let history = self.liar.regardless_of_states();
         if history.allows(&history.events[known].pdu, state).is_err() {
             return false;
@@ -359,27 +315,14 @@ impl<'a, 't> Model<'a, 't> {
     /// What follows from events that are not from before the join, or else the current state. If it is
     /// not complete, it adds to the current state.
     fn known_state(&self, known: &[Index], is_complete: bool, current: &Arc<State>) -> Arc<State> {
-        let resolve = |known: &[Index]| self.resolve(known);
-        self.known_state_by(&self.after, resolve, known, is_complete, current)
-    }
-
-    /// The same, where the states after events are `after`.
-    fn known_state_by(
-        &self,
-        after: &HashMap<Index, Arc<State>>,
-        resolve: impl Fn(&[Index]) -> Arc<State>,
-        known: &[Index],
-        is_complete: bool,
-        current: &Arc<State>,
-    ) -> Arc<State> {
         let known = known
             .iter()
             .filter(|index| self.is_before_join || !self.liar.before_join.contains(index));
         let known: Vec<Index> = known.copied().collect();
         if !known.is_empty() && (is_complete || self.is_before_join) {
-            return resolve(&known);
+            return self.resolve(&known);
         }
-        let news = |known, index: &Index| self.with_news(known, &after[index]);
+        let news = |known, index: &Index| self.with_news(known, &self.after[index]);
         known.iter().fold(current.clone(), news)
     }
 
@@ -438,63 +381,7 @@ impl<'a, 't> Model<'a, 't> {
 
     /// The state after several events. What none of them lacks is not gone if one rests on a claim.
     pub(super) fn resolve(&self, indices: &[Index]) -> Arc<State> {
-        let timeline = &self.liar.timeline;
-        let at = |index: Index| timeline.iter().position(|other| *other == index);
-        let claims = |index: Index| self.claims_before(&[index]);
-        let includes = |other: Index, index: Index| {
-            let upto = claims(other).into_iter().flatten().filter_map(at).max();
-            other != index && at(index).is_some_and(|at| upto.is_some_and(|upto| at <= upto))
-        };
-        let mut remaining = indices.to_vec();
-        let mut after = self.after.clone();
-        if !self.is_before_join {
-            remaining.retain(|index| !indices.iter().any(|other| includes(*other, *index)));
-            for index in &remaining {
-                let included = indices.iter().filter(|other| includes(*index, **other));
-                let included: Vec<Index> = included.copied().collect();
-                if !included.is_empty() {
-                    after.insert(*index, self.after_with_news(*index, &included));
-                }
-            }
-            if remaining.is_empty() {
-                remaining = indices.to_vec();
-            }
-        }
-        let mut resolved = self.resolve_by(&after, &remaining);
-        let last = remaining
-            .iter()
-            .rposition(|index| !claims(*index).is_empty());
-        if let Some(last) = last.filter(|_| remaining.len() > 1 && !self.is_before_join) {
-            let lacks = |key| {
-                let mut states = remaining.iter().map(|index| &after[index]);
-                states.any(|state| !state.contains_key(key))
-            };
-            for (key, index) in &*after[&remaining[last]] {
-                if !resolved.contains_key(key) && !lacks(key) {
-                    Arc::make_mut(&mut resolved).insert(key.clone(), *index);
-                }
-            }
-        }
-        resolved
-    }
-
-    /// The state after an event, with what is news to the state before it in those after `included`.
-    fn after_with_news(&self, index: Index, included: &[Index]) -> Arc<State> {
-        let news = |known, other: &Index| self.with_news(known, &self.after[other]);
-        let placed = &self.placed[&index];
-        if placed.status != Status::Accepted {
-            return included.iter().fold(self.after[&index].clone(), news);
-        }
-        let mut after = included.iter().fold(placed.before.clone(), news);
-        if let Some(key) = self.liar.history.state_pair(index) {
-            Arc::make_mut(&mut after).insert(key, index);
-        }
-        after
-    }
-
-    /// The same by resolution alone, where the states after events are `after`.
-    fn resolve_by(&self, after: &HashMap<Index, Arc<State>>, indices: &[Index]) -> Arc<State> {
-        let states: Vec<&Arc<State>> = indices.iter().map(|index| &after[index]).collect();
+        let states: Vec<&Arc<State>> = indices.iter().map(|index| &self.after[index]).collect();
         let Some((first, others)) = states.split_first() else {
             return Arc::default();
         };
@@ -502,28 +389,28 @@ impl<'a, 't> Model<'a, 't> {
             return (*first).clone();
         }
         let maps: Vec<&State> = states.iter().map(|state| &***state).collect();
-        Arc::new(self.liar.history.resolve_fully(&maps))
+        let mut resolved = self.liar.history.resolve_fully(&maps);
+        let last = indices
+            .iter()
+            .rposition(|index| self.depend_on_claim(&[*index]));
+        if let Some(last) = last.filter(|_| !self.is_before_join) {
+            for (key, index) in maps[last] {
+                if maps.iter().all(|state| state.contains_key(key)) {
+                    resolved.entry(key.clone()).or_insert(*index);
+                }
+            }
+        }
+        Arc::new(resolved)
     }
 
     /// Whether events, or what comes before them since the join, rest on a claim.
     pub(super) fn depend_on_claim(&self, known: &[Index]) -> bool {
-        !self.claims_before(known).is_empty()
-    }
-
-    /// The last events before the claims on which events, or what comes before them since the join, rest.
-    fn claims_before(&self, known: &[Index]) -> Vec<Option<Index>> {
         let mut open = known.to_vec();
         let mut seen = HashSet::new();
-        let mut claims = Vec::new();
         while let Some(index) = open.pop() {
-            let placed = &self.placed[&index];
-            claims.extend(
-                placed
-                    .claim
-                    .iter()
-                    .filter(|_| placed.is_claimed())
-                    .map(|claim| claim.known_upto),
-            );
+            if self.placed[&index].claim.is_some() {
+                return true;
+            }
             if Some(index) != self.liar.join {
                 let (prev, _) = self.liar.prev(index);
                 let is_since_join = |prev: &Index| !self.liar.before_join.contains(prev);
@@ -531,7 +418,7 @@ impl<'a, 't> Model<'a, 't> {
                 open.extend(prev.filter(|prev| seen.insert(*prev)));
             }
         }
-        claims
+        false
     }
 
     /// All events that come before `ends`.

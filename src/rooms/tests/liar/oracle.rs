@@ -15,9 +15,6 @@
 //!   server that receives all true events has them and resolves with them, or
 //! - the new one is an event of greater depth, or of a liar, who chooses the depth, that is part of the
 //!   true graph, or that the room allowed before the step; or
-//! - the new one is an event that is not before the old one, that the room allowed before the step, and
-//!   that resolution of its state then with the one and with the other gives. Full resolution may judge
-//!   the sender by an old fork, of which the room knows the end alone, by a claim; or
 //! - it is the membership of a liar, which a liar has set, or which is gone.
 //!
 //! So nobody falls out of the room, and nothing returns to what it was, unless resolution says so.
@@ -30,7 +27,7 @@ use std::{
 use ruma::events::StateEventType;
 use serde_json::Value;
 
-use super::{LIARS, Liar, model::Model};
+use super::{LIARS, Liar};
 use crate::{
     protocol::history::{Index, State},
     rooms::{Error, event, room},
@@ -78,21 +75,15 @@ impl Liar<'_> {
             let known = before.get(*key);
             let is_later =
                 index >= self.truth || known.is_none_or(|known| depth(&index) > depth(known));
-            let prevails = |known: &Index| {
-                !whole.behind(&[*known]).contains(&index)
-                    && self.is_allowed(index, before)
-                    && Model::of(self).wins_resolution(before, index, *known)
-            };
             is_of_liars
                 || is_later && (whole.allowed.contains(&index) || self.is_allowed(index, before))
-                || known.is_some_and(prevails)
         };
         let (news, other): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_new);
         if !other.is_empty() {
             let part = Graph::of(self, |index| self.placed.contains_key(&index));
             let without_claims = Graph::of(self, |index| {
                 let placed = self.placed.get(&index);
-                placed.is_some_and(|placed| !placed.is_claimed())
+                placed.is_some_and(|placed| placed.claim.is_none())
                     && !self.before_join.contains(&index)
             });
             let ends = self.ends()?;
@@ -165,7 +156,7 @@ impl Graph {
     fn merged(liar: &Liar<'_>) -> Self {
         let is_here = |index| liar.placed.contains_key(&index);
         Self::with(liar, is_here, |index| match &liar.placed.get(&index) {
-            Some(placed) if placed.is_claimed() => &placed.ends,
+            Some(placed) if placed.claim.is_some() => &placed.ends,
             _ => &[],
         })
     }
@@ -233,20 +224,14 @@ impl Graph {
         }
     }
 
-    /// All events before `ends`.
-    fn behind(&self, ends: &[Index]) -> HashSet<Index> {
+    /// The state at `ends`, without those that others follow on.
+    fn resolve(&self, liar: &Liar<'_>, ends: &[Index]) -> Arc<State> {
         let mut behind = HashSet::new();
         let mut open = ends.to_vec();
         while let Some(index) = open.pop() {
             let prev = self.prev.get(&index).into_iter().flatten().copied();
             open.extend(prev.filter(|prev| behind.insert(*prev)));
         }
-        behind
-    }
-
-    /// The state at `ends`, without those that others follow on.
-    fn resolve(&self, liar: &Liar<'_>, ends: &[Index]) -> Arc<State> {
-        let behind = self.behind(ends);
         let ends: Vec<Index> = ends
             .iter()
             .copied()

@@ -22,7 +22,7 @@ use crate::{
         state::{self, current},
         timeline,
     },
-    store::{EventNum, Place, Position, Reader, Rows, StateKeyNum, records::Status},
+    store::{EventNum, Place, Position, Reader, Rows, records::Status},
 };
 
 impl Liar<'_> {
@@ -109,7 +109,6 @@ impl Liar<'_> {
             current: Arc::default(),
             claim: None,
             ends: Vec::new(),
-            before: state.clone(),
             fixed: Some(state),
         };
         self.placed.insert(join, placed);
@@ -162,7 +161,6 @@ impl Liar<'_> {
         };
         let model = Model::of(self);
         let mut expected = model.status(index, &known, claim.as_ref(), &before, received_in);
-        let state_before = model.state_before(&known, claim.as_ref(), &before);
         let rests_on_claim = missing || model.depend_on_claim(&known);
         if is_history && expected == Status::Accepted {
             self.count("history");
@@ -188,7 +186,6 @@ impl Liar<'_> {
             claim,
             ends,
             fixed: None,
-            before: state_before,
         };
         self.placed.insert(index, placed);
         if expected == Status::Accepted {
@@ -320,6 +317,7 @@ impl Liar<'_> {
         let mut leading = self.leading_to(row.missing)?;
         let decided = backfill::decide(self.tx, self.room, gap, &overlays)?;
         let after_gap = self.at(gap)?;
+        let mut added = Vec::new();
         let mut waiting = VecDeque::new();
         let mut count = leading.len();
         while let Some(index) = leading.pop_front().or_else(|| {
@@ -364,10 +362,9 @@ impl Liar<'_> {
                 claim: claim.cloned(),
                 ends: self.placed[&after_gap].ends.clone(),
                 fixed: None,
-                before: model.state_before(&known, claim, &current),
             };
             if opened.is_none() {
-                placed.fixed = Some(placed.before.clone());
+                placed.fixed = Some(model.state_before(&known, claim, &current));
                 placed.claim = None;
                 self.before_join.insert(index);
                 self.count("back-filled before the join");
@@ -375,13 +372,13 @@ impl Liar<'_> {
             self.count(format!("back-filled {status:?}"));
             self.placed.insert(index, placed);
             if status == Status::Accepted {
-                let mut timeline = self.timeline.iter();
-                let at = timeline.position(|index| *index == after_gap);
-                self.timeline
-                    .insert(at.expect("it is in the timeline"), index);
+                added.push(index);
             }
         }
         backfill::commit(self.tx, &self.local, &decided)?;
+        let at = self.timeline.iter().position(|index| *index == after_gap);
+        let at = at.expect("it is in the timeline");
+        self.timeline.splice(at..at, added);
         self.opened.remove(&gap);
         for row in self.tx.gaps()?.prefix(self.room)? {
             let place = row?.0.value().1;
@@ -434,20 +431,12 @@ impl Liar<'_> {
 
     /// The current state, by indices.
     pub(super) fn current(&self) -> Result<Arc<State>, Error> {
-        Ok(Arc::new(self.indices(current::all(self.tx, self.room)?)?))
-    }
-
-    /// A stored state, by indices.
-    pub(super) fn indices(
-        &self,
-        entries: impl IntoIterator<Item = (StateKeyNum, EventNum)>,
-    ) -> Result<State, Error> {
         let mut found = State::new();
-        for (key, num) in entries {
+        for (key, num) in current::all(self.tx, self.room)? {
             let (kind, key) = state::key_name(self.tx, self.room, key)?;
             let index = self.history.index(&event::id(self.tx, num)?);
             found.insert((kind.into(), key), index.expect("an event of the history"));
         }
-        Ok(found)
+        Ok(Arc::new(found))
     }
 }
