@@ -5,7 +5,7 @@
 //! user of another server no more of that server's share than is free there. So nobody fills a queue alone.
 //!
 //! Accounts that share no room with the owner of a device have together at most a quarter of its queue; with
-//! those that share only rooms that anybody may join, at most half. So strangers keep nobody out who shares a
+//! those that share only rooms that anybody may join, at most half. So they keep nobody out who shares a
 //! room that is not open.
 //!
 //! A message that does not fit is refused, so that no message is lost that was acknowledged. Two kinds give
@@ -176,7 +176,10 @@ fn make_room(
     loop {
         let senders = senders(tx, queue)?;
         let counted = senders.iter().map(|(sender, units)| (&**sender, *units));
-        let usage = Usage::new(queue, max, sender, counted);
+        let usage = match queue {
+            Queue::Device(..) => Usage::of_device(max, sender, counted),
+            Queue::Server(_) => Usage::of_server(max, sender, counted),
+        };
         if !usage.fits(added) {
             let limit = usage.max_share.min(usage.capacity());
             if added > limit || !is_for_unseen_device(tx, queue, now_ms)? {

@@ -2,8 +2,6 @@
 
 use ruma::UserId;
 
-use super::queue::Queue;
-
 /// Of a device's queue: what one account can have that shares a room with the owner, and one that does not.
 const SHARE_PART: u64 = 4;
 const UNRELATED_SHARE_PART: u64 = 10;
@@ -81,20 +79,34 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// `senders` have `max` units at most in the queue.
-    pub(super) fn new<'a>(
-        queue: Queue,
+    /// In the queue of a device, in which all `senders` have `max` units at most.
+    pub(super) fn of_device<'a>(
         max: u64,
         sender: &Sender,
         senders: impl Iterator<Item = (&'a str, u64)>,
     ) -> Self {
-        let (parts, max_share) = match (queue, sender.shared) {
-            (Queue::Server(_), _) => ([max; 3], max),
-            (Queue::Device(..), SharedRooms::None) => {
-                ([max / 4, max / 2, max], max / UNRELATED_SHARE_PART)
-            }
-            (Queue::Device(..), _) => ([max / 4, max / 2, max], max / SHARE_PART),
+        let part = match sender.shared {
+            SharedRooms::None => UNRELATED_SHARE_PART,
+            SharedRooms::Open | SharedRooms::Closed => SHARE_PART,
         };
+        Self::new([max / 4, max / 2, max], max / part, sender, senders)
+    }
+
+    /// The same in the queue of another server.
+    pub(super) fn of_server<'a>(
+        max: u64,
+        sender: &Sender,
+        senders: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Self {
+        Self::new([max; 3], max, sender, senders)
+    }
+
+    fn new<'a>(
+        parts: [u64; 3],
+        max_share: u64,
+        sender: &Sender,
+        senders: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Self {
         let is_server = account(&sender.text) != sender.text;
         let mut usage = Self {
             shared: sender.shared,

@@ -198,7 +198,7 @@ fn a_user_of_another_server_leaves_a_part_of_its_share_to_its_other_users() {
             fitted.push(put_many(&server, alice, sender, count, TEN_UNITS).await);
         }
         assert_eq!(fitted, [1, 62, 31]);
-        // What the strangers of a server do is not counted against the friends there.
+        // Of a server, those who share more rooms have a share of their own.
         let friend = remote("@friend:b.example", SharedRooms::Closed);
         assert_eq!(put_many(&server, alice, friend, 50, TEN_UNITS).await, 50);
     });
