@@ -27,6 +27,10 @@
 //!   stay: resolution would drop them whatever the other event is. Also in room version 12 it is the
 //!   resolution of version 2: the newer one authorizes from an empty state, as between the states after two
 //!   events all that matters is in conflict, and here one key is.
+//! - For a rejoin, entries of keys that the known state lacks are news too, if it allows them, or resolution of that
+//!   state without and with them gives them. So what the server of the first join left out, and what was made
+//!   concurrently with the last events before the leave, comes with the next join. Whoever can make such an event by the
+//!   known state gains nothing with an old one.
 //! - Whether the state before an event rejects it may depend on claims in turn. So that is not asked for
 //!   when a claim meets the known state.
 //! - An event rests on a claim if there is one before it, its own or one before an event that it
@@ -133,6 +137,8 @@ pub(in crate::rooms) struct KnownState<'r, R> {
     /// Which events follow the state.
     follow: HashMap<EventNum, bool>,
     mainline: OnceCell<HashMap<EventNum, usize>>,
+    /// Whether the known state may lack entries that are older than itself.
+    is_partial: bool,
 }
 
 impl<'r, R: Reader> KnownState<'r, R> {
@@ -150,7 +156,15 @@ impl<'r, R: Reader> KnownState<'r, R> {
             events: ParsedEvents::new(r, room, rules).regardless_of_states(),
             follow: HashMap::new(),
             mainline: OnceCell::new(),
+            is_partial: false,
         }
+    }
+
+    /// The state of a room that this server had left: it began with what one server gave, and what was made
+    /// concurrently with its last events may have come after the leave.
+    pub(in crate::rooms) fn partial(mut self) -> Self {
+        self.is_partial = true;
+        self
     }
 
     /// The state with what of `claimed` is news. If nothing at all is known, as before the join of
@@ -173,17 +187,29 @@ impl<'r, R: Reader> KnownState<'r, R> {
             };
             let key = (kind.to_string(), state_key);
             let pdu = self.get(num)?;
+            let is_concurrent = match known {
+                Some(_) => names_the_one_before(&kind),
+                None => self.is_partial,
+            };
             if self.is_later(&pdu, known)? && self.follows(num)? {
                 state = state.with(key, Some(num));
-            } else if let Some(known) = known.filter(|_| names_the_one_before(&kind)) {
+            } else if is_concurrent {
                 concurrent.insert(num, (key, known));
             }
         }
         let mut resolved = 0;
         for (num, (key, known)) in concurrent {
             let pdu = self.get(num)?;
-            if self.is_before(num, known)? != Some(false) || !self.events.allows(&pdu, &state)? {
-                continue;
+            let is_allowed = self.events.allows(&pdu, &state)?;
+            match known {
+                None if is_allowed => {
+                    state = state.with(key, Some(num));
+                    continue;
+                }
+                Some(known) if !is_allowed || self.is_before(num, known)? != Some(false) => {
+                    continue;
+                }
+                _ => {}
             }
             if resolved == MAX_RESOLVED {
                 break;
@@ -231,28 +257,30 @@ impl<'r, R: Reader> KnownState<'r, R> {
             Some(num) => self.is_before(num, known)? != Some(false),
             None => false,
         };
-        Ok(!is_old && self.wins_resolution(state, pdu, num, known)?)
+        Ok(!is_old && self.wins_resolution(state, pdu, num, Some(known))?)
     }
 
-    /// Whether resolution of `state` with the `known` event of a key, and with the event `pdu` in its place,
-    /// gives the latter. It does not if `state` does not allow the known one any more.
+    /// Whether resolution of `state` with the `known` event of a key, or without one, and with the event `pdu` in its
+    /// place, gives the latter. It does not if `state` does not allow the known one any more.
     fn wins_resolution(
         &self,
         state: &StateOverlay,
         pdu: &Arc<Pdu>,
         num: Option<EventNum>,
-        known: EventNum,
+        known: Option<EventNum>,
     ) -> Result<bool, Error> {
         let Some((kind, state_key)) = pdu.state_pair() else {
             return Ok(true);
         };
-        if !self.events.allows(&*self.events.get(known)?, state)? {
+        if let Some(known) = known
+            && !self.events.allows(&*self.events.get(known)?, state)?
+        {
             return Ok(false);
         }
         let new = num.unwrap_or(StateOverlay::UNNUMBERED);
         let conflict = Conflict {
             key: (kind, state_key.to_owned()),
-            entries: vec![Some(known), Some(new)],
+            entries: vec![known, Some(new)],
         };
         let unnumbered = match num {
             Some(_) => None,

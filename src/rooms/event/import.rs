@@ -66,7 +66,7 @@ impl StateDiff {
         let claimed = known.with_entries(r, room, claimed)?;
         let claimed = undecided(r, room, &known, claimed, Position::MAX)?;
         let states = States::new(r, room, room::rules(r, room)?);
-        let state = states.known(known).with_news(&claimed)?;
+        let state = states.known(known).partial().with_news(&claimed)?;
         check_join(r, room, join, &state)?;
         let mut news = Vec::new();
         for (kind, state_key) in state.changed() {

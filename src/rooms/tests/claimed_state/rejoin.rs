@@ -162,3 +162,113 @@ fn a_rejoin_that_the_known_state_forbids_is_refused() {
         assert_eq!(replica.current(), before);
     });
 }
+
+/// The state after the second join, if `left_out` was not in the state that was given for the first one.
+fn check_left_out(history: &History, [first, left, second]: [Index; 3], left_out: (&str, &str)) {
+    let mut given = State::clone(&history.events[first].state_before);
+    let was_given = given.remove(&key(left_out.0, left_out.1));
+    was_given.expect("it is in the true state");
+    with_store(async |store| {
+        let replica = Replica::new(store, history, &history.version).await;
+        let joined = replica.join(first, &given).await;
+        joined.expect("the room is joined");
+        replica.receive(left, None).await.expect("it is taken");
+        let given = history.events[second].state_before.clone();
+        let joined = replica.join(second, &given).await;
+        joined.expect("the room is joined again");
+        let expected = replica.expected(&history.events[second].state_after);
+        assert_eq!(
+            replica.current(),
+            expected,
+            "{} {left_out:?}",
+            history.version
+        );
+    });
+}
+
+#[test]
+fn a_rejoin_takes_over_what_another_server_left_out_at_the_first_join() {
+    const ERIN: &str = "@erin:e.example";
+    for version in VERSIONS {
+        for is_closed in [false, true] {
+            let (mut history, _) = room(&version);
+            history.then(topic_by(ALICE, "topic"));
+            history.then(Action::member(ALICE, ERIN, "invite"));
+            history.then(Action::join(ERIN));
+            if is_closed {
+                let rule = json!({ "join_rule": "invite" });
+                history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+            }
+            let levels = history.levels(&[(ALICE, 100), (CAROL, 25)], json!({}));
+            history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+            history.then(Action::member(ALICE, ZOE, "invite"));
+            let first = history.then(Action::join(ZOE));
+            let left = history.then(Action::member(ZOE, ZOE, "leave"));
+            history.then(Action::member(ALICE, ZOE, "invite"));
+            let second = history.then(Action::join(ZOE));
+            let joins = [first, left, second];
+            for user in [DAVE, ERIN] {
+                check_left_out(&history, joins, ("m.room.member", user));
+            }
+            check_left_out(&history, joins, ("m.room.topic", ""));
+            if !is_closed {
+                check_left_out(&history, joins, ("m.room.member", BOB));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rejoin_takes_over_what_was_made_concurrently_with_the_last_known_power_levels() {
+    for version in VERSIONS {
+        let (mut history, _) = room(&version);
+        let first = history.then(Action::join(ZOE));
+        let levels = history.levels(&[(ALICE, 100), (CAROL, 25)], json!({}));
+        let levels = history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+        let left = history.then(Action::member(ZOE, ZOE, "leave"));
+        let concurrent = history.after(&[first], Action::join("@erin:e.example"));
+        let second = history.after(&[left, concurrent], Action::join(ZOE));
+        with_store(async |store| {
+            let replica = Replica::joined(store, &history, first).await;
+            for index in [levels, left] {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            let given = history.events[second].state_before.clone();
+            let joined = replica.join(second, &given).await;
+            joined.expect("the room is joined again");
+            let expected = replica.expected(&history.events[second].state_after);
+            assert_eq!(replica.current(), expected, "version {version}");
+        });
+    }
+}
+
+/// Bob has lost the power for it since.
+#[test]
+fn what_lacks_power_by_the_known_state_is_no_news_at_a_rejoin() {
+    for version in VERSIONS {
+        let (mut history, left) = left_room(&version);
+        let of_old = history.events[left - 4].state_before.clone();
+        let old_levels = history.events.iter().position(|event| {
+            let content = event.pdu.content().get();
+            content.contains(BOB) && content.contains("50")
+        });
+        let mut of_bob = State::clone(&of_old);
+        of_bob.insert(
+            key("m.room.power_levels", ""),
+            old_levels.expect("bob had power"),
+        );
+        let action = Action::member(BOB, "@erin:e.example", "ban");
+        let built = history.build(&[left - 4], &of_bob, action);
+        let forged = history.push(&[left - 4], of_bob.into(), built, true);
+        history.after(&[left], Action::member(ALICE, ZOE, "invite"));
+        let join = history.then(Action::join(ZOE));
+        let mut given = State::clone(&history.events[join].state_before);
+        given.insert(key("m.room.member", "@erin:e.example"), forged);
+        with_left_room(&history, left, async |replica| {
+            let joined = replica.join(join, &given).await;
+            joined.expect("the room is joined");
+            let expected = replica.expected(&history.events[join].state_after);
+            assert_eq!(replica.current(), expected, "version {version}");
+        });
+    }
+}
