@@ -340,3 +340,44 @@ fn many_accounts_of_an_open_room_displace_nothing_and_keep_out_nobody_of_a_close
     assert_eq!(send_many(&carol, 20), 0);
     assert_eq!(all_notes(&alice), accepted);
 }
+
+/// Others have a part of the queue of an invited user that those who share no room cannot fill.
+#[test]
+fn the_keys_of_a_room_reach_whoever_is_invited_to_it_though_accounts_that_share_no_room_send_much()
+{
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let room = create_room(&bob, json!({ "invite": [&alice.user_id] }));
+    let invite = json!({ "user_id": carol.user_id });
+    let path = format!("{CLIENT}/rooms/{}/invite", percent_encode(&room));
+    expect_ok(bob.post(&path, invite));
+    join(&carol, &room);
+    let content = json!({ "text": "x".repeat(61_000) });
+    let mut refused = 0;
+    for number in 0..12 {
+        let eve = server.register(&format!("eve{number}"));
+        for n in 0..12 {
+            let response =
+                send_to_device(&eve, (&alice.user_id, "*"), &n.to_string(), content.clone());
+            refused += usize::from(response.0 == 429);
+        }
+    }
+    assert!(refused > 0);
+    let note = json!({ "*": { "n": 1 } });
+    let messages = json!({ "messages": { &alice.user_id: note, &carol.user_id: note } });
+    let path = format!("{CLIENT}/sendToDevice/org.example.note/key");
+    expect_ok(bob.put(&path, messages));
+    assert_eq!(all_notes(&carol), [1]);
+    let mut of_bob = Vec::new();
+    let mut since = None;
+    while of_bob.is_empty() {
+        let response = sync(&alice, since.as_deref());
+        let events = response["to_device"]["events"].as_array().cloned();
+        let events = events
+            .filter(|events| !events.is_empty())
+            .expect("messages");
+        of_bob = events;
+        of_bob.retain(|event| event["sender"] == *bob.user_id);
+        since = Some(next_batch(&response).to_owned());
+    }
+}

@@ -135,7 +135,8 @@ pub fn mutual_rooms(r: &impl Reader, one: UserNum, other: &UserId) -> Result<Vec
     Ok(mutual)
 }
 
-/// Which rooms the local user `one` shares with `other`. Only the newest [`MAX_SHARED_ROOMS`] count: who shares
+/// Which rooms the local user `one` shares with `other`. A room to which `one` is only invited counts as open, as
+/// anybody can invite. Only the newest [`MAX_SHARED_ROOMS`] count: who shares
 /// more open rooms that are newer than the first closed one counts as sharing only open rooms.
 pub fn shared_with(r: &impl Reader, one: UserNum, other: &UserId) -> Result<SharedRooms, Error> {
     let (local, server) = (num_of(r, other)?, in_room::num(r, other.server_name())?);
@@ -168,7 +169,30 @@ pub fn shared_with(r: &impl Reader, one: UserNum, other: &UserId) -> Result<Shar
             shared = SharedRooms::Open;
         }
     }
+    if shared == SharedRooms::None && is_invited_to_room_of(r, one, other)? {
+        shared = SharedRooms::Open;
+    }
     Ok(shared)
+}
+
+/// Whether the local user `one` is invited to a room to which `other` is joined. The members of that room send its
+/// keys to both.
+fn is_invited_to_room_of(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
+    let memberships = r.memberships()?;
+    let mut count = 0;
+    for row in memberships.prefix(one)? {
+        let (key, row) = row?;
+        if count == MAX_SHARED_ROOMS {
+            break;
+        }
+        if row.record(&key)?.membership == Membership::Invite {
+            count += 1;
+            if membership(r, key.value().1, other)? == Membership::Join {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the local user `one` shares a room with `other`.

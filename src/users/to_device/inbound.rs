@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    queue::{self, Queue, parse_stored},
+    queue::{self, Pushed, Queue, parse_stored},
     request::Delivery,
     sender::{Sender, SharedRooms},
 };
@@ -199,16 +199,21 @@ pub(super) fn put(
     let mut fits = true;
     for device in &message.devices {
         let queue = Queue::Device(user, *device);
-        match queue::push(tx, queue, sender, message.json.clone(), now_ms)? {
-            Some(position) => {
+        let pushed = match delivery.is_full(user, sender.shared) {
+            true => Pushed::UserIsFull,
+            false => queue::push(tx, queue, sender, message.json.clone(), now_ms)?,
+        };
+        match pushed {
+            Pushed::Stored(position) => {
                 delivery.stored();
                 tx.effect(Effect::UserChanged(user, position));
+                continue;
             }
-            None => {
-                delivery.refused(queue.recipient(tx)?);
-                fits = false;
-            }
+            Pushed::QueueIsFull => {}
+            Pushed::UserIsFull => delivery.full(user, sender.shared),
         }
+        delivery.refused(queue.recipient(tx)?);
+        fits = false;
     }
     Ok(fits)
 }

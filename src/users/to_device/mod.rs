@@ -4,8 +4,8 @@
 //!   messages to other servers in `outbound_to_device` until the server has acknowledged the transaction.
 //! - Each queue is bounded, and each sender has a share of it (`queue.rs`). NOTSPEC: all messages are to be
 //!   kept until delivery; the disk of a small computer is not for a device that has been off for years.
-//! - A request of a local user of which nothing fits is refused. If a part of it fits, the rest is dropped: a
-//!   device that never fetches its messages must not keep the keys of a room from the other members. NOTSPEC:
+//! - A request of a local user of which nothing fits is refused. NOTSPEC: if a part of it fits, the rest is dropped,
+//!   as a device that never fetches its messages must not keep the keys of a room from the other members; and
 //!   a transaction of another server cannot refuse an EDU, so what does not fit is dropped.
 
 mod inbound;

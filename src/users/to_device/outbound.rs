@@ -8,7 +8,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    queue::{self, Queue, parse_stored, server_name},
+    queue::{self, Pushed, Queue, parse_stored, server_name},
     request::Delivery,
     sender::{Sender, SharedRooms},
 };
@@ -38,11 +38,12 @@ pub fn queue_outbound(
     let queue = Queue::Server(num);
     // For a server it does not matter which rooms the sender shares.
     let sender = Sender::local(sender, SharedRooms::Open);
-    if queue::push(tx, queue, &sender, json, 0)?.is_some() {
-        delivery.stored();
-        tx.effect(Effect::ServerAddressed(num));
-    } else {
-        delivery.refused(queue.recipient(tx)?);
+    match queue::push(tx, queue, &sender, json, 0)? {
+        Pushed::Stored(_) => {
+            delivery.stored();
+            tx.effect(Effect::ServerAddressed(num));
+        }
+        Pushed::QueueIsFull | Pushed::UserIsFull => delivery.refused(queue.recipient(tx)?),
     }
     Ok(())
 }

@@ -97,26 +97,33 @@ macro_rules! with_table {
     };
 }
 
-/// Adds a message to a queue; its position, or `None` if it does not fit.
+pub(super) enum Pushed {
+    Stored(Position),
+    QueueIsFull,
+    /// No queue of the user gets more from those who share no more rooms.
+    UserIsFull,
+}
+
+/// Adds a message to a queue, if it fits.
 pub(super) fn push(
     tx: &Tx,
     queue: Queue,
     sender: &Sender,
     json: String,
     now_ms: u64,
-) -> Result<Option<Position>, store::Error> {
+) -> Result<Pushed, store::Error> {
     let added = units(&json);
     let max = match usage(tx, TOTAL)? + added > MAX_TOTAL_UNITS {
         false => MAX_QUEUE_UNITS,
         true => MAX_QUEUE_UNITS / 4,
     };
     if let Queue::Device(user, _) = queue
-        && !make_room_for_user(tx, user, sender, added, max, now_ms)?
+        && !make_space_for_user(tx, user, sender, added, max, now_ms)?
     {
-        return Ok(None);
+        return Ok(Pushed::UserIsFull);
     }
-    if !make_room(tx, queue, sender, added, max, now_ms)? {
-        return Ok(None);
+    if !make_space(tx, queue, sender, added, max, now_ms)? {
+        return Ok(Pushed::QueueIsFull);
     }
     let position = tx.next_position()?;
     let row = ToDeviceMessage {
@@ -125,12 +132,12 @@ pub(super) fn push(
     };
     with_table!(tx, queue, |table, num| table.put((num, position), &row)?);
     change_usage(tx, queue, &sender.text, added, u64::saturating_add)?;
-    Ok(Some(position))
+    Ok(Pushed::Stored(position))
 }
 
 /// Whether a message of this size fits into what may wait for all devices of `user`, after others have been
 /// displaced.
-fn make_room_for_user(
+fn make_space_for_user(
     tx: &Tx,
     user: UserNum,
     sender: &Sender,
@@ -162,7 +169,7 @@ fn make_room_for_user(
 }
 
 /// Whether a message of this size fits into `queue`, after others have been displaced.
-fn make_room(
+fn make_space(
     tx: &Tx,
     queue: Queue,
     sender: &Sender,

@@ -1,6 +1,6 @@
 //! The request of a client to send messages to devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     OwnedServerName, UserId,
@@ -9,7 +9,8 @@ use ruma::{
     serde::Raw,
 };
 
-use crate::{protocol::canonical_text::normalized_text, users::Error};
+use super::sender::SharedRooms;
+use crate::{protocol::canonical_text::normalized_text, store::UserNum, users::Error};
 
 /// Of the content of one message.
 pub(super) const MAX_CONTENT_BYTES: usize = 64 * 1024;
@@ -63,11 +64,22 @@ pub struct Delivery {
     refused: usize,
     /// A recipient to whom a message did not fit.
     full: Option<String>,
+    /// Users of whom no device gets more from senders who share such rooms: what all of their devices have is
+    /// not counted for each message again.
+    full_users: BTreeSet<(UserNum, SharedRooms)>,
 }
 
 impl Delivery {
     pub(super) fn stored(&mut self) {
         self.stored += 1;
+    }
+
+    pub(super) fn full(&mut self, user: UserNum, shared: SharedRooms) {
+        self.full_users.insert((user, shared));
+    }
+
+    pub(super) fn is_full(&self, user: UserNum, shared: SharedRooms) -> bool {
+        self.full_users.contains(&(user, shared))
     }
 
     pub(super) fn refused(&mut self, recipient: String) {
