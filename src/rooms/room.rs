@@ -77,6 +77,17 @@ pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
     r.rooms()?.load(room)?.ok_or(Error::UnknownRoom)
 }
 
+/// # Errors
+/// [`Error::UnknownRoom`] if the room is being deleted so far that nobody finds it, although rows of it are left.
+pub(in crate::rooms) fn check_found(r: &impl Reader, room: RoomNum) -> Result<(), Error> {
+    let nums = r.room_nums()?;
+    let found = nums.get(record(r, room)?.id.as_str())?;
+    match found.map(|row| row.value()) {
+        Some(found) if found == room => Ok(()),
+        _ => Err(Error::UnknownRoom),
+    }
+}
+
 /// The part of the room that every event changes.
 pub fn heads(r: &impl Reader, room: RoomNum) -> Result<RoomHeads, Error> {
     r.room_heads()?.load(room)?.ok_or(Error::UnknownRoom)

@@ -97,7 +97,7 @@ pub fn candidates(
             }
             rooms.remove(&account_data::GLOBAL);
             for room in rooms {
-                if let Some(member) = r.memberships()?.load((request.user, room))? {
+                if let Some(member) = membership(r, request.user, room)? {
                     add(room, &room::id(r, room)?, member)?;
                 } else if let Some(left) = left_rooms::load(r, request.user, room)? {
                     add(room, &left.id, membership_in(&left))?;
@@ -135,11 +135,27 @@ fn membership_in(left: &LeftRoom) -> MemberRow {
     }
 }
 
+/// The user's membership of a room that is here.
+pub fn membership(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<MemberRow>, Error> {
+    match r.memberships()?.load((user, room))? {
+        Some(member) if r.rooms()?.has(room)? => Ok(Some(member)),
+        _ => Ok(None),
+    }
+}
+
+/// The user's memberships of rooms that are here.
 pub fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow)>, Error> {
-    let mut memberships = Vec::new();
+    let (rooms, mut memberships) = (r.rooms()?, Vec::new());
     for row in r.memberships()?.prefix(user)? {
         let (key, member) = row?;
-        memberships.push((key.value().1, member.record(&key)?));
+        let room = key.value().1;
+        if rooms.has(room)? {
+            memberships.push((room, member.record(&key)?));
+        }
     }
     Ok(memberships)
 }

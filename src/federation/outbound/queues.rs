@@ -23,7 +23,7 @@ use super::{
     stored_edus::StoredEdus,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, as_ms},
     executor::Executor,
     federation::Client,
     rooms::{self, Local, servers},
@@ -44,6 +44,8 @@ pub const MAX_ALL_TRANSACTIONS: usize = MAX_TRANSACTIONS + MAX_OTHER_TRANSACTION
 /// until there are fewer.
 pub const MAX_DESTINATIONS: usize = 4096;
 const SAVE_SENT_INTERVAL: Duration = Duration::from_mins(1);
+/// While the backoff of a server has no longer interval, it counts as reachable.
+const MAX_INTERVAL_REACHABLE: Duration = Duration::from_mins(5);
 
 /// What the tasks of all destinations share.
 pub struct Queues {
@@ -230,14 +232,16 @@ impl Queues {
         next
     }
 
-    /// Whether `server` answers, as far as is known, and nothing of this server keeps it from getting what waits.
+    /// Whether `server` has answered lately, as far as is known, and nothing of this server keeps it from getting
+    /// what waits. One failed transaction, as when it restarts, says little.
     pub fn is_reachable(&self, server: ServerNum) -> bool {
-        let is_backed_off = self.backoff(server).is_some();
+        let backoff = self.backoff(server);
+        let is_silent = backoff.is_some_and(|it| it.interval_ms > as_ms(MAX_INTERVAL_REACHABLE));
         let state = self.lock();
         let destination = state.destinations.get(&server);
-        let fails = destination.is_some_and(|queue| queue.is_failing || queue.is_stuck);
+        let is_stuck = destination.is_some_and(|queue| queue.is_stuck);
         drop(state);
-        !is_backed_off && !fails && self.is_allowed(server).unwrap_or(false)
+        !is_silent && !is_stuck && self.is_allowed(server).unwrap_or(false)
     }
 
     /// Whether `server` has got what there is for it up to `position`.

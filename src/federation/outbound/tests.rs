@@ -36,7 +36,7 @@ use crate::{
     store::{
         self, Effect, EventNum, NodeNum, Options, Place, Position, Reader, RoomNum, Rows,
         ServerNum, Store, Tx, UserNum, pack_before,
-        records::{EventHeader, MemberRow, Membership, Status, ToDeviceMessage},
+        records::{Backoff, EventHeader, MemberRow, Membership, Status, ToDeviceMessage},
     },
     users::{
         device_lists,
@@ -210,6 +210,26 @@ fn a_destination_that_failed_because_of_the_store_goes_on_after_a_reopening() {
                 .insert(server, destination);
             world.sender.apply(&Effect::Reopened);
             woken.recv().await.expect("its task goes on");
+        },
+    );
+}
+
+#[test]
+fn a_server_is_unreachable_only_after_it_has_not_answered_for_some_minutes() {
+    with_sender(
+        |_| Ok(()),
+        async |world| {
+            let server = world.write(|tx| Ok(server(tx, 0)?)).await;
+            for (interval_ms, is_reachable) in [(2_000, true), (256_000, true), (512_000, false)] {
+                let backoff = Backoff {
+                    interval_ms,
+                    retry_at_ts: u64::MAX,
+                };
+                let job = move |tx: &Tx| Ok(tx.backoffs()?.put(server, &backoff)?);
+                world.write(job).await;
+                let found = world.sender.0.is_reachable(server);
+                assert_eq!(found, is_reachable, "{interval_ms} ms");
+            }
         },
     );
 }

@@ -43,9 +43,6 @@ pub(super) fn hide(tx: &Tx, room: RoomNum) -> Result<(), Error> {
     for name in names {
         tx.aliases()?.remove(name.as_str())?;
     }
-    for server in servers::of_room(tx, room)? {
-        tx.server_rooms()?.remove((server, room))?;
-    }
     tx.server_notice_rooms()?
         .remove_in(UserNum::MIN.., |_, notices| notices == room)?;
     tx.pending_upgrades()?
@@ -88,6 +85,9 @@ pub(super) fn erase_users(
             rows.next().transpose()?.map(|(key, _)| key.value().0)
         };
         let Some(user) = user else {
+            for server in servers::of_room(tx, room)? {
+                tx.server_rooms()?.remove((server, room))?;
+            }
             tx.rooms()?.remove(room)?;
             tx.room_heads()?.remove(room)?;
             return Ok(None);

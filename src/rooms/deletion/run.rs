@@ -34,6 +34,11 @@ pub trait OutgoingQueue: Sync {
 
     /// Waits until either may have changed.
     fn changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// Whether nothing is sent at all for now.
+    fn is_paused(&self) -> bool {
+        false
+    }
 }
 
 /// While nothing is sent to other servers.
@@ -50,6 +55,10 @@ impl OutgoingQueue for Paused {
 
     fn changed(&self) -> impl Future<Output = ()> + Send {
         future::pending()
+    }
+
+    fn is_paused(&self) -> bool {
+        true
     }
 }
 
@@ -101,6 +110,7 @@ impl RoomDeletions {
             local,
             clock,
             outgoing,
+            started_ms: clock.now_ms(),
         };
         while let Ok(left) = worker.run_pending().await {
             let woken = async {
@@ -139,6 +149,8 @@ struct Worker<'a, Q> {
     local: &'a Local,
     clock: &'a Clock,
     outgoing: &'a Q,
+    /// What other servers did not take before, this server may not have offered them: it did not run.
+    started_ms: u64,
 }
 
 impl<Q: OutgoingQueue> Worker<'_, Q> {
@@ -246,8 +258,10 @@ impl<Q: OutgoingQueue> Worker<'_, Q> {
         upto: Position,
         since_ts: u64,
     ) -> Result<bool, Error> {
-        let waited_ms = self.clock.now_ms().saturating_sub(since_ts);
-        if u128::from(waited_ms) > MAX_SEND_DURATION.as_millis() {
+        let offered_ms = since_ts.max(self.started_ms);
+        let waited_ms = self.clock.now_ms().saturating_sub(offered_ms);
+        let is_over = u128::from(waited_ms) > MAX_SEND_DURATION.as_millis();
+        if is_over && !self.outgoing.is_paused() {
             return Ok(false);
         }
         let (in_room, invited_by) = self.store.read(|s| {
@@ -258,7 +272,7 @@ impl<Q: OutgoingQueue> Worker<'_, Q> {
         Ok(invited_by.iter().any(is_reachable)
             || in_room
                 .iter()
-                .any(|server| is_reachable(server) && !self.outgoing.has_sent(*server, upto)))
+                .any(|server| !self.outgoing.has_sent(*server, upto) && is_reachable(server)))
     }
 
     async fn hide(&self, id: &RoomId, deletion: &RoomDeletion) -> Result<DeletionPhase, Error> {

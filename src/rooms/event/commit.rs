@@ -113,6 +113,9 @@ pub(in crate::rooms) struct Committed {
 }
 
 /// Commits an event. At the live end it stores the room's heads too.
+///
+/// # Errors
+/// [`Error::UnknownRoom`] if the room was deleted after the event was decided.
 pub(in crate::rooms) fn commit(
     tx: &Tx,
     room: RoomNum,
@@ -128,6 +131,7 @@ pub(in crate::rooms) fn commit(
         claimed,
         mut placement,
     } = new;
+    room::check_found(tx, room)?;
     let (place, position) = placement.reserve(tx, status)?;
     let state_before = state_before.store(tx, room, StateOverlay::UNNUMBERED)?;
     let header = EventHeader {
@@ -370,6 +374,7 @@ pub(in crate::rooms) fn commit_heads(
     extremities: Vec<EventNum>,
     state: NodeNum,
 ) -> Result<(), Error> {
+    room::check_found(tx, room)?;
     let mut heads = room::heads(tx, room)?;
     let position = tx.next_position()?;
     state_change::set_current_state(tx, local, room, &mut heads, state, position)?;

@@ -128,6 +128,7 @@ fn forget_claims(tx: &Tx, room: RoomNum) -> Result<(), Error> {
 
 /// Applies one batch of changes to the current state.
 pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> Result<(), Error> {
+    room::check_found(tx, room)?;
     let mut heads = room::heads(tx, room)?;
     let mut root = heads.state;
     for (key, event) in &diff.0 {

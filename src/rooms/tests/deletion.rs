@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,7 @@ use crate::{
         event::{
             self,
             append::Sending,
+            commit::commit_heads,
             insert::{Notify, Verdict},
             send::{ClientTransaction, send_once},
         },
@@ -47,7 +51,7 @@ use crate::{
     },
     store::{
         DeviceNum, Effect, EventNum, NodeNum, Options, Place, Position, Reader, RoomNum, Rows,
-        ServerNum, StateKeyNum, Store, TABLES, Tx,
+        ServerNum, StateKeyNum, Store, TABLES, Tx, UserNum,
         records::{
             ClaimedState, DeletionPhase, EventHeader, Gap, Media, MediaFile, OutOfBandMembership,
             PendingLeave, PendingUpgrade, Status, Waiting,
@@ -62,6 +66,7 @@ const OTHER: &str = "!other:here";
 /// Other servers, which have got nothing, and answer until a test says that they do not.
 struct Servers {
     answer: Arc<Mutex<bool>>,
+    was_asked: Arc<AtomicBool>,
     changed: Receiver<()>,
 }
 
@@ -71,6 +76,7 @@ impl OutgoingQueue for Servers {
     }
 
     fn has_sent(&self, _: ServerNum, _: Position) -> bool {
+        self.was_asked.store(true, Ordering::Relaxed);
         false
     }
 
@@ -83,6 +89,7 @@ impl OutgoingQueue for Servers {
 struct Running<'a> {
     store: &'a Store,
     answer: Arc<Mutex<bool>>,
+    was_asked: Arc<AtomicBool>,
     wake: Sender<()>,
 }
 
@@ -105,9 +112,17 @@ impl Running<'_> {
     }
 
     async fn wait_until_deleted(&self, id: &RoomId) {
-        while self.phase(id).is_some() {
+        self.until(|| self.phase(id).is_none()).await;
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        for _ in 0..60_000 {
+            if is_so() {
+                return;
+            }
             Timer::after(Duration::from_millis(1)).await;
         }
+        panic!("the deletion does not go on");
     }
 }
 
@@ -126,6 +141,7 @@ fn run<T>(
     let deletions = Arc::new(RoomDeletions::default());
     let executor = Executor::default();
     let answer = Arc::new(Mutex::new(answer));
+    let was_asked = Arc::new(AtomicBool::new(false));
     let (wake, changed) = channel::bounded(1);
     smol::block_on(executor.run(async {
         let applied = deletions.clone();
@@ -134,6 +150,7 @@ fn run<T>(
         let publishing = executor.spawn(store.clone().publish(apply));
         let servers = Servers {
             answer: answer.clone(),
+            was_asked: was_asked.clone(),
             changed,
         };
         let (at, local) = (store.clone(), local.clone());
@@ -145,6 +162,7 @@ fn run<T>(
         let running = Running {
             store: &store,
             answer,
+            was_asked,
             wake,
         };
         let result = test(&running).await;
@@ -507,9 +525,9 @@ fn nobody_enters_a_room_while_it_is_deleted_and_then_it_is_entered_as_a_new_one(
             );
             Ok(())
         };
-        while !matches!(server.phase(&id(ROOM)), Some(DeletionPhase::Send { .. })) {
-            Timer::after(Duration::from_millis(1)).await;
-        }
+        server
+            .until(|| matches!(server.phase(&id(ROOM)), Some(DeletionPhase::Send { .. })))
+            .await;
         // Other servers do not have the leaves yet: the room is still here, and nobody is in it.
         server.write(in_world(&local, enter)).await;
         let members = server.store.read(|s| current::local_members(s, old));
@@ -539,6 +557,65 @@ fn nobody_enters_a_room_while_it_is_deleted_and_then_it_is_entered_as_a_new_one(
         assert!(
             left.expect("read").is_none(),
             "the user is in the room again"
+        );
+    });
+}
+
+#[test]
+fn what_was_decided_before_a_room_is_hidden_is_not_committed_afterwards() {
+    let (directory, local) = (tempfile::tempdir().expect("a directory"), local());
+    run(directory.path(), &local, true, async |server| {
+        server.write(in_world(&local, begin)).await;
+        server.write(in_world(&local, fill)).await;
+        let commit = |world: &World<'_>| {
+            let room = room::num(world.tx, &id(ROOM))?;
+            let heads = room::heads(world.tx, room)?;
+            let (tx, local) = (world.tx, &world.local);
+            commit_heads(tx, local, room, heads.extremities.clone(), heads.state)?;
+            tx.room_nums()?.remove(ROOM)?;
+            let refused = commit_heads(tx, local, room, heads.extremities, heads.state);
+            assert!(matches!(refused, Err(Error::UnknownRoom)), "{refused:?}");
+            Ok(())
+        };
+        server.write(in_world(&local, commit)).await;
+    });
+}
+
+#[test]
+fn the_hour_in_which_other_servers_get_the_leaves_does_not_run_while_the_server_is_stopped() {
+    let (directory, local) = (tempfile::tempdir().expect("a directory"), local());
+    run(directory.path(), &local, true, async |server| {
+        server.write(in_world(&local, begin)).await;
+        server.write(in_world(&local, fill)).await;
+        // Else it is only sent to the server that invited.
+        server
+            .write(|tx| {
+                tx.pending_leaves()?
+                    .remove_in((ServerNum::MIN, UserNum::MIN, RoomNum::MIN).., |_, _| true)?;
+                Ok(())
+            })
+            .await;
+        server.write(delete).await;
+        server
+            .until(|| matches!(server.phase(&id(ROOM)), Some(DeletionPhase::Send { .. })))
+            .await;
+        let long_ago = |tx: &Tx| {
+            let mut deletion = pending::load(tx, &id(ROOM))?.expect("a deletion");
+            if let DeletionPhase::Send { since_ts, .. } = &mut deletion.phase {
+                *since_ts = 0;
+            }
+            Ok(tx.room_deletions()?.put(ROOM, &deletion)?)
+        };
+        server.write(long_ago).await;
+    });
+    run(directory.path(), &local, true, async |server| {
+        let is_decided =
+            || server.was_asked.load(Ordering::Relaxed) || server.phase(&id(ROOM)).is_none();
+        server.until(is_decided).await;
+        let phase = server.phase(&id(ROOM));
+        assert!(
+            matches!(phase, Some(DeletionPhase::Send { .. })),
+            "{phase:?}"
         );
     });
 }

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     rooms::{Error, deletion::left_rooms, event, room, state::current},
-    store::{Position, Reader, Records, RoomNum, UserNum, records::Membership},
-    sync::rooms::memberships,
+    store::{Position, Reader, RoomNum, UserNum, records::Membership},
+    sync::rooms::{membership, memberships},
     users::account_data::{self, GLOBAL},
 };
 
@@ -284,7 +284,7 @@ impl RoomList {
         if let Some(order) = &order_before {
             self.special.remove(order);
         }
-        let member = r.memberships()?.load((owner.user, room))?;
+        let member = membership(r, owner.user, room)?;
         if is_tagged
             && member.is_some()
             && let Some(before) = &mut before
