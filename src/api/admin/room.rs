@@ -149,7 +149,7 @@ pub async fn delete(api: Api, Delete { room, block }: Delete) -> Result<Value, E
             Err(error) => Err(error),
         }
     };
-    // It makes room on the disk.
+    // It frees disk space.
     api.store.write_shrinking(job).await?;
     log::info!("{id} is being deleted at the owner's request");
     Ok(json!({ "room_id": id, "block": block }))

@@ -99,11 +99,10 @@ pub(super) fn erase_users(
 }
 
 fn erase_user(tx: &Tx, room: RoomNum, user: UserNum) -> Result<(), Error> {
-    let member = tx.memberships()?.load((user, room))?;
-    let Some(member) = member else {
+    if !tx.memberships()?.has((user, room))? {
         return Ok(());
-    };
-    match left_rooms::add(tx, user, room, &member) {
+    }
+    match keep_leave(tx, room, user) {
         Err(Error::Store(error)) if error.is_caused_by_data() => {
             log::error!("clients do not learn that a room was left, which is deleted: {error}");
         }
@@ -112,6 +111,13 @@ fn erase_user(tx: &Tx, room: RoomNum, user: UserNum) -> Result<(), Error> {
     tx.memberships()?.remove((user, room))?;
     tx.out_of_band_memberships()?.remove((user, room))?;
     Ok(account_data::remove_of_room(tx, user, room)?)
+}
+
+fn keep_leave(tx: &Tx, room: RoomNum, user: UserNum) -> Result<(), Error> {
+    match tx.memberships()?.load((user, room))? {
+        Some(member) => left_rooms::add(tx, user, room, &member),
+        None => Ok(()),
+    }
 }
 
 /// The numbers between which the events of the room are: an event has a larger number than its auth events, and

@@ -10,6 +10,7 @@ use serde_json::{
 use crate::{
     rooms::{
         Error, event, room,
+        state::current::membership_of,
         timeline::client_event::{Formatter, RoomIdField},
     },
     store::{
@@ -63,7 +64,9 @@ pub fn of_user(r: &impl Reader, user: UserNum) -> Result<Vec<RoomNum>, Error> {
 
 /// Stores the leave of `user` before the room is deleted.
 pub(super) fn add(tx: &Tx, user: UserNum, room: RoomNum, member: &MemberRow) -> Result<(), Error> {
-    if !matches!(member.membership, Membership::Leave | Membership::Ban) {
+    let has_left = |it: Membership| matches!(it, Membership::Leave | Membership::Ban);
+    // Where an invitation gave way, the event is still the invitation.
+    if !has_left(member.membership) || !has_left(membership_of(tx, member.event)?) {
         return Ok(());
     }
     let user_id = users::id_of(tx, user)?;
@@ -75,10 +78,18 @@ pub(super) fn add(tx: &Tx, user: UserNum, room: RoomNum, member: &MemberRow) -> 
         event: without_unsigned(&event)?.get().to_owned(),
     };
     let mut table = tx.left_deleted_rooms()?;
-    let mut known = Vec::new();
+    let (mut known, mut of_same_id) = (Vec::new(), Vec::new());
     for known_row in table.prefix(user)? {
         let (key, known_row) = known_row?;
-        known.push((known_row.record(&key)?.position, key.value()));
+        let known_row = known_row.record(&key)?;
+        match known_row.id == row.id {
+            true => of_same_id.push(key.value()),
+            false => known.push((known_row.position, key.value())),
+        }
+    }
+    // The room was deleted before.
+    for key in of_same_id {
+        table.remove(key)?;
     }
     if known.len() >= MAX_PER_USER
         && let Some((_, oldest)) = known.into_iter().min()

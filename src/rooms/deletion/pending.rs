@@ -72,6 +72,18 @@ pub(super) fn put(tx: &Tx, id: &RoomId, deletion: &RoomDeletion) -> Result<(), E
     Ok(tx.room_deletions()?.put(id.as_str(), deletion)?)
 }
 
+/// The deletion goes on with `phase`.
+pub(super) fn put_phase(
+    tx: &Tx,
+    id: &RoomId,
+    before: &RoomDeletion,
+    phase: DeletionPhase,
+) -> Result<DeletionPhase, Error> {
+    let before = before.clone();
+    put(tx, id, &RoomDeletion { phase, ..before })?;
+    Ok(phase)
+}
+
 pub(super) fn finish(tx: &Tx, id: &RoomId) -> Result<(), Error> {
     tx.room_deletions()?.remove(id.as_str())?;
     Ok(())

@@ -21,6 +21,8 @@ use crate::{
 
 /// After which time a deletion that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// Other servers may take much at once: whether they have everything is asked no more often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long other servers that answer have to take what is queued for them.
 const MAX_SEND_DURATION: Duration = Duration::from_hours(1);
 
@@ -120,9 +122,13 @@ impl RoomDeletions {
             let retry = async {
                 Timer::after(RETRY_INTERVAL).await;
             };
+            let changed = async {
+                outgoing.changed().await;
+                Timer::after(LOOK_INTERVAL).await;
+            };
             match left {
                 Left::Nothing => woken.await,
-                Left::Waiting => woken.or(outgoing.changed()).or(retry).await,
+                Left::Waiting => woken.or(changed).or(retry).await,
                 Left::Failed => woken.or(retry).await,
             }
         }
@@ -142,6 +148,17 @@ fn invited_by(r: &impl Reader, room: RoomNum) -> Result<Vec<ServerNum>, Error> {
         servers.extend((of == room).then_some(server));
     }
     Ok(servers)
+}
+
+/// The last position at which there is something of the room for other servers.
+fn last_outgoing(r: &impl Reader, room: RoomNum) -> Result<Position, Error> {
+    for row in r.outgoing()?.all()?.rev() {
+        let (position, outgoing) = row?;
+        if outgoing.record(&position).is_ok_and(|it| it.room == room) {
+            return Ok(position.value());
+        }
+    }
+    Ok(Position::MIN)
 }
 
 struct Worker<'a, Q> {
@@ -235,10 +252,8 @@ impl<Q: OutgoingQueue> Worker<'_, Q> {
             let mut after = before.clone();
             after.left += left;
             if left == 0 {
-                let outgoing = tx.outgoing()?;
-                let last = outgoing.all()?.next_back().transpose()?;
                 after.phase = DeletionPhase::Send {
-                    upto: last.map_or(Position::MIN, |(position, _)| position.value()),
+                    upto: last_outgoing(tx, before.room)?,
                     since_ts: now_ms,
                 };
             }
@@ -287,15 +302,7 @@ impl<Q: OutgoingQueue> Worker<'_, Q> {
             if is_left {
                 erase::hide(tx, before.room)?;
             }
-            pending::put(
-                tx,
-                &id,
-                &RoomDeletion {
-                    phase,
-                    ..before.clone()
-                },
-            )?;
-            Ok::<_, Error>(phase)
+            pending::put_phase(tx, &id, &before, phase)
         };
         self.store.write_shrinking(job).await
     }
@@ -315,15 +322,7 @@ impl<Q: OutgoingQueue> Worker<'_, Q> {
                     DeletionPhase::Events { next, last }
                 }
             };
-            pending::put(
-                tx,
-                &id,
-                &RoomDeletion {
-                    phase,
-                    ..before.clone()
-                },
-            )?;
-            Ok::<_, Error>(phase)
+            pending::put_phase(tx, &id, &before, phase)
         };
         self.store.write_shrinking(job).await
     }
