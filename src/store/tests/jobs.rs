@@ -28,12 +28,16 @@ type Job<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 async fn together<const N: usize>(store: &Store, jobs: [Job<'_>; N]) -> [Result<(), Error>; N] {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
+    let (start, started) = mpsc::channel::<()>();
     let mut hold = pin!(store.write(move |_| {
+        let _ = start.send(());
         // The end of the channel is what is waited for.
         let _ = released.lock().expect("one writer").recv();
         Ok::<_, Error>(())
     }));
     assert!(poll_once(hold.as_mut()).await.is_none());
+    // Else it could be in one transaction with some of them.
+    started.recv().expect("it runs");
     let mut queued = Vec::new();
     for mut job in jobs {
         assert!(poll_once(job.as_mut()).await.is_none(), "the writer holds");
