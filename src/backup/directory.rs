@@ -10,12 +10,13 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
 
 use ruma::ServerName;
+use rustix::fs::OFlags;
 
 use super::Error;
 use crate::store;
@@ -118,15 +119,13 @@ impl Directory {
         Ok(unfinished)
     }
 
-    /// Gives the unfinished backup its name, when all its files are on the disk.
+    /// Gives the unfinished backup its name, when all its files are on the disk. It comes after all others, also if
+    /// the clock was set back since.
     pub(super) fn complete(&self, started_ts: u64) -> Result<String, Error> {
         let unfinished = self.0.join(UNFINISHED);
         sync_directory(&unfinished)?;
-        let free = (0..).map(|seconds| name_at(started_ts + seconds * 1000));
-        let name = free
-            .into_iter()
-            .find(|name| !self.0.join(name).exists())
-            .ok_or(Error::Panicked)?;
+        let newest = self.names()?.pop().and_then(|name| time_of(&name));
+        let name = name_at(newest.map_or(started_ts, |newest| started_ts.max(newest + 1000)));
         let path = self.0.join(&name);
         fs::rename(unfinished, &path).map_err(Error::disk(&path))?;
         sync_directory(&self.0)?;
@@ -149,8 +148,12 @@ impl Directory {
     }
 }
 
-/// Removes the files of a backup, and its directory unless there are others in it.
+/// Removes the files of a backup, and its directory unless there are others in it. What is no directory, such as a
+/// link to one, stays.
 fn remove_backup(path: &Path) -> Result<(), Error> {
+    if !path.symlink_metadata().is_ok_and(|it| it.is_dir()) {
+        return Ok(());
+    }
     for file in FILES {
         let file = path.join(file);
         match fs::remove_file(&file) {
@@ -160,9 +163,9 @@ fn remove_backup(path: &Path) -> Result<(), Error> {
             _ => {}
         }
     }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::disk(path)(error)),
-        _ => Ok(()),
+    match fs::remove_dir(path).map_err(|error| (error.kind(), error)) {
+        Ok(()) | Err((io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty, _)) => Ok(()),
+        Err((_, error)) => Err(Error::disk(path)(error)),
     }
 }
 
@@ -171,6 +174,17 @@ fn name_at(ts: u64) -> String {
     // Some file systems allow no colon.
     let time = humantime::format_rfc3339_seconds(time).to_string();
     time.replace(':', "-")
+}
+
+/// The time in a name, in milliseconds since the epoch.
+fn time_of(name: &str) -> Option<u64> {
+    let (day, time) = name.split_once('T')?;
+    let time = humantime::parse_rfc3339(&format!("{day}T{}", time.replace('-', ":"))).ok()?;
+    time.duration_since(UNIX_EPOCH)
+        .ok()?
+        .as_millis()
+        .try_into()
+        .ok()
 }
 
 fn is_name(name: &str) -> bool {
@@ -193,8 +207,26 @@ pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
 /// Makes a directory for this user alone, if it is not there.
 pub(super) fn make_directory(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::disk(path)(error)),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // A link leads elsewhere.
+            match path.symlink_metadata().is_ok_and(|it| it.is_dir()) {
+                true => Ok(()),
+                false => Err(Error::disk(path)(error)),
+            }
+        }
+        made => made.map_err(Error::disk(path)),
+    }
+}
+
+/// Opens a file of a backup. Root restores what somebody else may change meanwhile: no link is followed, and nothing
+/// waits for a named pipe.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
     }
 }
 
@@ -205,12 +237,12 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::symlink};
 
     use ruma::server_name;
     use tempfile::TempDir;
 
-    use super::{super::Error, Directory, MANIFEST, is_name, name_at};
+    use super::{super::Error, DATABASE, Directory, MANIFEST, UNFINISHED, is_name, name_at};
 
     #[test]
     fn a_backup_is_named_by_its_time() {
@@ -254,5 +286,39 @@ mod tests {
         let kept = ["1970-01-03T00-00-00Z", "1970-01-04T00-00-00Z"];
         assert_eq!(backups.names().unwrap(), kept);
         assert!(path.join("photos").exists());
+    }
+
+    #[test]
+    fn a_backup_comes_after_all_others_when_the_clock_was_set_back() {
+        let directory = TempDir::new().unwrap();
+        let backups = Directory::claim(directory.path(), server_name!("a.example")).unwrap();
+        let names = [5000, 5000, 1000].map(|started_ts| {
+            let unfinished = backups.begin().unwrap();
+            fs::write(unfinished.join(MANIFEST), "{}").unwrap();
+            let name = backups.complete(started_ts).unwrap();
+            backups.remove_old(1).unwrap();
+            name
+        });
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(backups.names().unwrap(), [&*names[2]]);
+    }
+
+    #[test]
+    fn what_others_have_put_into_a_backup_stays_and_no_link_is_followed() {
+        let (directory, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let path = directory.path();
+        let database = data.path().join(DATABASE);
+        fs::write(&database, "data").unwrap();
+        let backups = Directory::claim(path, server_name!("a.example")).unwrap();
+        for name in ["1970-01-01T00-00-00Z", UNFINISHED] {
+            symlink(data.path(), path.join(name)).unwrap();
+        }
+        let noted = path.join("1970-01-02T00-00-00Z");
+        fs::create_dir(&noted).unwrap();
+        fs::write(noted.join("note.txt"), "").unwrap();
+        backups.remove_old(0).unwrap();
+        assert!(noted.join("note.txt").exists());
+        backups.begin().unwrap_err();
+        assert_eq!(fs::read_to_string(database).unwrap(), "data");
     }
 }

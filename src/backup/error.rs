@@ -50,6 +50,20 @@ pub enum Error {
         path.display()
     )]
     Damaged { path: PathBuf, problem: String },
+    #[error(
+        "{} is whole but for {files} files of media, which are missing or damaged: {}{}. It can be restored without \
+         them. Remove those that are damaged, and the next backup has them again if the server still has them; check \
+         the disk that they are on",
+        path.display(),
+        names.join(", "),
+        if names.len() as u64 == *files { "" } else { " and others" }
+    )]
+    DamagedMedia {
+        path: PathBuf,
+        files: u64,
+        /// The first of them, with what is wrong.
+        names: Vec<String>,
+    },
     #[error("a newer hearth has made the backup {}: use that hearth", .0.display())]
     TooNew(PathBuf),
     #[error(transparent)]

@@ -2,8 +2,8 @@
 //! of their ids.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::Path,
 };
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error,
-    directory::{MANIFEST, MEDIA_LIST, write_file},
+    directory::{MANIFEST, MEDIA_LIST, open_file, write_file},
 };
 use crate::{
     media::{FileId, parse_file_id},
@@ -62,7 +62,9 @@ impl Manifest {
 
     pub(super) fn read(backup: &Path) -> Result<Self, Error> {
         let path = backup.join(MANIFEST);
-        let json = fs::read(&path).map_err(Error::disk(&path))?;
+        let mut json = Vec::new();
+        let read = open_file(&path).and_then(|mut file| file.read_to_end(&mut json));
+        read.map_err(Error::disk(&path))?;
         let manifest: Self = serde_json::from_slice(&json)
             .map_err(|error| Error::damaged(backup, format!("{MANIFEST}: {error}")))?;
         match manifest.format <= FORMAT {
@@ -116,7 +118,7 @@ pub(super) struct MediaList {
 impl MediaList {
     pub(super) fn open(backup: &Path) -> Result<Self, Error> {
         let path = backup.join(MEDIA_LIST);
-        let file = File::open(&path).map_err(Error::disk(&path))?;
+        let file = open_file(&path).map_err(Error::disk(&path))?;
         let mut list = Self {
             lines: BufReader::new(file).lines(),
             hash: Sha256::new(),

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error,
-    directory::{Directory, make_directory, sync_directory},
+    directory::{Directory, make_directory, open_file, sync_directory},
     manifest::MediaList,
 };
 use crate::{
@@ -46,23 +46,35 @@ pub(super) fn put(media: &Path, id: FileId, size: u64, source: &Path) -> Result<
     make_directory(media)?;
     make_directory(directory)?;
     let is_whole = |file: &Path| file.metadata().is_ok_and(|file| file.len() == size);
-    match source.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Put::Missing),
-        Err(error) => return Err(Error::disk(source)(error)),
-        Ok(file) if file.len() != size => return Ok(Put::Missing),
-        Ok(_) => {}
+    if !is_whole(source) {
+        return Ok(Put::Missing);
     }
     // Another file system, or one without links.
     if fs::hard_link(source, &target).is_ok() && is_whole(&target) {
         return Ok(Put::Done);
     }
-    Copy::begin(media, id, source, target).map(|copy| Put::Copying(Box::new(copy)))
+    let copy = Copy::begin(media, id, source, target)?;
+    Ok(copy.map_or(Put::Missing, |copy| Put::Copying(Box::new(copy))))
+}
+
+/// Copies the file with the id `id` from one directory of files to another; `false` if it is not there, or damaged.
+pub(super) fn copy(from: &Path, id: FileId, to: &Path) -> Result<bool, Error> {
+    let target = file_path(to, &id);
+    make_directory(target.parent().unwrap_or(to))?;
+    let Some(mut copy) = Copy::begin(to, id, &file_path(from, &id), target)? else {
+        return Ok(false);
+    };
+    loop {
+        if let Some(is_intact) = copy.step()? {
+            return Ok(is_intact);
+        }
+    }
 }
 
 /// A copy of a file that is being made.
 pub(super) struct Copy {
     id: FileId,
-    source: File,
+    source: (PathBuf, File),
     hash: Sha256,
     part: PathBuf,
     file: File,
@@ -70,26 +82,46 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    fn begin(media: &Path, id: FileId, source: &Path, target: PathBuf) -> Result<Self, Error> {
+    /// `None` if the source cannot be read.
+    fn begin(
+        media: &Path,
+        id: FileId,
+        source: &Path,
+        target: PathBuf,
+    ) -> Result<Option<Self>, Error> {
+        let file = match open_file(source) {
+            Ok(file) => file,
+            Err(error) => {
+                warn_unreadable(source, &error);
+                return Ok(None);
+            }
+        };
         let part = media.join(PART);
-        Ok(Self {
+        Ok(Some(Self {
             id,
-            source: File::open(source).map_err(Error::disk(source))?,
+            source: (source.to_owned(), file),
             hash: Sha256::new(),
             file: store::create_anew(&part).map_err(Error::disk(&part))?,
             part,
             target,
-        })
+        }))
     }
 
-    /// Copies the next slice, and syncs it. At the end, whether the file was what its id says; only then it is in
-    /// its place.
+    /// Copies the next slice, and syncs it. At the end, whether the file could be read and was what its id says; only
+    /// then it is in its place.
     pub(super) fn step(&mut self) -> Result<Option<bool>, Error> {
         let failed = Error::disk(&self.part);
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut left = SLICE_BYTES;
         while left > 0 {
-            let length = self.source.read(&mut buffer).map_err(&failed)?;
+            let length = match self.source.1.read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) => {
+                    warn_unreadable(&self.source.0, &error);
+                    fs::remove_file(&self.part).map_err(&failed)?;
+                    return Ok(Some(false));
+                }
+            };
             if length == 0 {
                 self.file.sync_all().map_err(&failed)?;
                 let hash: FileId = self.hash.finalize_reset().into();
@@ -106,6 +138,12 @@ impl Copy {
         }
         self.file.sync_data().map_err(&failed)?;
         Ok(None)
+    }
+}
+
+fn warn_unreadable(file: &Path, error: &io::Error) {
+    if error.kind() != io::ErrorKind::NotFound {
+        log::warn!("{} cannot be read: {error}", file.display());
     }
 }
 

@@ -24,11 +24,11 @@ use smol::future;
 
 use self::{directory::Directory, making::Maker};
 pub use self::{
-    directory::{CONFIG, DATABASE},
+    directory::{CONFIG, DATABASE, open_file},
     error::Error,
     manifest::{Manifest, MediaSum},
     record::{Failure, Record, Summary},
-    verification::{FoundBackup, verify},
+    verification::{FoundBackup, verify, verify_database},
 };
 use crate::{
     clock::Clock,

@@ -1,8 +1,7 @@
 //! Reading a backup again.
 
 use std::{
-    fs::File,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -10,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error,
-    directory::{DATABASE, Directory},
+    directory::{DATABASE, Directory, open_file},
     manifest::{Manifest, MediaList},
+    media,
 };
 use crate::{
     config::Size,
@@ -20,6 +20,8 @@ use crate::{
 };
 
 const BUFFER_BYTES: usize = 64 << 10;
+/// Files that are named when they are damaged.
+const MAX_NAMES: usize = 100;
 
 /// A backup that was read.
 #[derive(Debug)]
@@ -41,6 +43,14 @@ impl FoundBackup {
             media: directory.media(),
             path,
         })
+    }
+
+    /// Copies a file of its media into `files`, a directory of files; `false` if it is missing or damaged.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn copy_file(&self, id: FileId, files: &Path) -> Result<bool, Error> {
+        media::copy(&self.media, id, files)
     }
 
     /// The files of its media, with their sizes; at the end, the list is whole.
@@ -69,8 +79,37 @@ impl FoundBackup {
 /// gets what is being done.
 ///
 /// # Errors
-/// [`Error::NoBackup`], or [`Error::Damaged`] with what is wrong.
+/// [`Error::NoBackup`], [`Error::Damaged`] with what is wrong, or [`Error::DamagedMedia`] with all files that are.
 pub fn verify(path: &Path, mut progress: impl FnMut(String)) -> Result<FoundBackup, Error> {
+    let backup = verify_database(path, &mut progress)?;
+    let (mut done, mut buffer) = (0, vec![0; BUFFER_BYTES]);
+    let (mut files, mut names) = (0, Vec::new());
+    backup.each_file(|id, _| {
+        let file = file_path(&backup.media, &id);
+        if let Err(problem) = check_file(&file, &id, &mut buffer) {
+            files += 1;
+            if names.len() < MAX_NAMES {
+                names.push(format!("{} ({problem})", file.display()));
+            }
+        }
+        done += 1;
+        if done % 256 == 0 {
+            progress(format!("media ({done} files)"));
+        }
+        Ok(())
+    })?;
+    let path = backup.path.clone();
+    match files {
+        0 => Ok(backup),
+        _ => Err(Error::DamagedMedia { path, files, names }),
+    }
+}
+
+/// Like [`verify`], without the content of the media: a file that is damaged is no reason not to restore the others.
+pub fn verify_database(
+    path: &Path,
+    mut progress: impl FnMut(String),
+) -> Result<FoundBackup, Error> {
     let backup = FoundBackup::open(path)?;
     let unreadable =
         |error: crate::store::Error| Error::damaged(&backup.path, format!("{DATABASE}: {error}"));
@@ -85,34 +124,23 @@ pub fn verify(path: &Path, mut progress: impl FnMut(String)) -> Result<FoundBack
         let problem = format!("{DATABASE}: the table `{name}` has other rows");
         return Err(Error::damaged(&backup.path, problem));
     }
-    let (mut done, mut buffer) = (0, vec![0; BUFFER_BYTES]);
-    backup.each_file(|id, _| {
-        let file = file_path(&backup.media, &id);
-        check_file(&file, &id, &mut buffer)?;
-        done += 1;
-        if done % 256 == 0 {
-            progress(format!("media ({done} files)"));
-        }
-        Ok(())
-    })?;
+    backup.each_file(|_, _| Ok(()))?;
     Ok(backup)
 }
 
-fn check_file(path: &Path, id: &FileId, buffer: &mut [u8]) -> Result<(), Error> {
+/// What is wrong with the file, if anything.
+fn check_file(path: &Path, id: &FileId, buffer: &mut [u8]) -> io::Result<()> {
     let mut hash = Sha256::new();
-    let mut read = || {
-        let mut file = File::open(path)?;
-        loop {
-            match file.read(buffer)? {
-                0 => return Ok(()),
-                length => hash.update(&buffer[..length]),
-            }
+    let mut file = open_file(path)?;
+    loop {
+        match file.read(buffer)? {
+            0 => break,
+            length => hash.update(&buffer[..length]),
         }
-    };
-    read().map_err(|error: std::io::Error| Error::damaged(path, error.to_string()))?;
+    }
     let hash: FileId = hash.finalize().into();
     match hash == *id {
         true => Ok(()),
-        false => Err(Error::damaged(path, "its content has changed")),
+        false => Err(io::Error::other("its content has changed")),
     }
 }

@@ -1,5 +1,5 @@
 use std::{
-    fs,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,7 +11,11 @@ use crate::{
     backup::{self, FoundBackup},
     logging,
     server::{self, Restored},
+    store,
 };
+
+/// Of the settings: a service with a user of its own reads them as anybody can.
+const MAX_MODE: u32 = 0o644;
 
 /// Put a backup in the place of the data. The server must not run meanwhile.
 #[derive(FromArgs)]
@@ -57,9 +61,10 @@ fn write_settings(directory: &Path, file: &Path) -> Result<bool, Box<dyn std::er
     let Some(mode) = backup.manifest.config_mode else {
         return Ok(false);
     };
-    let settings = fs::read_to_string(backup.path.join(backup::CONFIG))?;
+    let file_of_backup = backup::open_file(&backup.path.join(backup::CONFIG))?;
+    let settings = io::read_to_string(file_of_backup)?;
     let explain = |error| format!("cannot write to {}: {error}", file.display());
-    replace_file(file, &settings, mode).map_err(explain)?;
+    replace_file(file, &settings, mode & MAX_MODE).map_err(explain)?;
     Ok(true)
 }
 
@@ -68,7 +73,8 @@ fn show(restored: &Restored, settings: Option<&PathBuf>) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(manifest.started_ts);
     let mut text = format!(
         "{} is as it was at {}.\nWhat was sent since comes back where other servers have it. What only this server \
-         knew is lost: messages of rooms without other servers, new accounts, and sessions that have begun since.\n",
+         knew is lost: messages of rooms without other servers, new accounts, and sessions that have begun since. \
+         Passwords, devices that were logged out and accounts that were deactivated are as they were then.\n",
         manifest.server_name,
         humantime::format_rfc3339_seconds(time)
     );
@@ -78,6 +84,9 @@ fn show(restored: &Restored, settings: Option<&PathBuf>) -> String {
     match restored.missing_media {
         0 => text += "All files that people uploaded are there.\n",
         missing => text += &format!("{missing} files that people uploaded are missing.\n"),
+    }
+    for id in &restored.missing_files {
+        text += &format!("The backup has no whole file {}.\n", store::hex(id));
     }
     if let Some(directory) = &restored.moved_to {
         text += &format!("What was here before is in {}.\n", directory.display());

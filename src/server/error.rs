@@ -50,6 +50,11 @@ pub enum Error {
         .0.display()
     )]
     HasData(PathBuf),
+    #[error(
+        "restoring a backup was not finished: run `hearth restore` again, or remove {} to begin with no data",
+        .0.display()
+    )]
+    HalfRestored(PathBuf),
     #[error("the backup is of {backup}, and the settings are for {settings} (`server_name`)")]
     OtherServer { backup: String, settings: String },
     #[error("cannot write to {}: {error}", path.display())]
@@ -63,7 +68,7 @@ impl Error {
     pub fn needs_owner(&self) -> bool {
         match self {
             Self::Open { error, .. } => error.is_corruption(),
-            Self::StartPanicked(_) => true,
+            Self::StartPanicked(_) | Self::HalfRestored(_) => true,
             _ => false,
         }
     }

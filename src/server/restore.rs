@@ -13,6 +13,7 @@
 //! outage, the lost events of this server among it.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::DirBuilderExt,
@@ -20,19 +21,21 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use super::{error::Error, offline::with_store, owner::FilesOfRoot};
+use super::{error::Error, offline::with_store, owner::FilesOfRoot, services::RESTORING};
 use crate::{
     backup::{self, FoundBackup},
     clock::Clock,
     config::Config,
     http,
-    media::{self, file_path},
+    media::{self, FileId, file_path},
     store::{self, Store, Tx},
     users::{device_lists, key_backup, keys::one_time_keys, remote_devices},
 };
 
-/// The new database until it is marked.
-const UNFINISHED: &str = "restoring";
+/// The directory with all files of media, in the data directory.
+const MEDIA: &str = "media";
+/// Files that are named when they are missing.
+const MAX_NAMES: usize = 100;
 /// Rows of cached media that are removed in one transaction.
 const BATCH_FILES: usize = 500;
 
@@ -40,8 +43,10 @@ const BATCH_FILES: usize = 500;
 #[derive(Debug)]
 pub struct Restored {
     pub backup: FoundBackup,
-    /// Files of media that were not in the backup when they should have been.
+    /// Files of media that should be in the backup and are not, or are damaged.
     pub missing_media: u64,
+    /// The ids of the first of them, as far as the backup knows them.
+    pub missing_files: Vec<FileId>,
     /// Where the data are that were here before.
     pub moved_to: Option<PathBuf>,
 }
@@ -62,7 +67,7 @@ pub fn restore(
         let (path, error) = (data_dir.clone(), store::Error::InUse);
         return Err(Error::Open { path, error });
     }
-    let backup = backup::verify(path, &mut progress)?;
+    let backup = backup::verify_database(path, &mut progress)?;
     if backup.manifest.server_name != config.server_name.as_str() {
         return Err(Error::OtherServer {
             backup: backup.manifest.server_name,
@@ -71,23 +76,39 @@ pub fn restore(
     }
     make_directory(data_dir)?;
     let _files = FilesOfRoot(data_dir);
-    let unfinished = data_dir.join(UNFINISHED);
-    make_directory(&unfinished)?;
-    progress("the database".to_owned());
-    copy(
-        &backup.path.join(backup::DATABASE),
-        &unfinished.join(backup::DATABASE),
-    )?;
-    mark(config, &unfinished)?;
+    let restoring = data_dir.join(RESTORING);
+    make_directory(&restoring)?;
+    // Only what is whole takes the place of data that are there.
+    let files_in = if has_data { &restoring } else { data_dir };
+    let mut prepare = || {
+        progress("the database".to_owned());
+        copy(
+            &backup.path.join(backup::DATABASE),
+            &restoring.join(backup::DATABASE),
+        )?;
+        mark(config, &restoring)?;
+        copy_media(&backup, files_in, &mut progress)
+    };
+    let prepared = prepare();
+    if prepared.is_err() && has_data {
+        // The server goes on with the data that are there, and needs the space.
+        let _ = fs::remove_dir_all(&restoring);
+    }
+    let (missing, missing_files) = prepared?;
+    // From here on until the new database has its place, the server does not start.
     let moved_to = has_data.then(|| move_aside(data_dir)).transpose()?;
-    let missing_media = copy_media(&backup, data_dir, &mut progress)?;
+    if has_data {
+        rename_if_there(&restoring.join(MEDIA), &data_dir.join(MEDIA))?;
+        sync(data_dir)?;
+    }
     let database = data_dir.join(backup::DATABASE);
-    fs::rename(unfinished.join(backup::DATABASE), &database).map_err(write_error(&database))?;
+    fs::rename(restoring.join(backup::DATABASE), &database).map_err(write_error(&database))?;
     sync(data_dir)?;
     // Files beside the database that it had while it was open.
-    let _ = fs::remove_dir_all(&unfinished);
+    let _ = fs::remove_dir_all(&restoring);
     Ok(Restored {
-        missing_media: missing_media + backup.manifest.media.missing,
+        missing_media: missing + backup.manifest.media.missing,
+        missing_files,
         backup,
         moved_to,
     })
@@ -99,19 +120,20 @@ fn mark(config: &Config, directory: &Path) -> Result<(), Error> {
         data_dir: directory.to_owned(),
         ..config.clone()
     };
+    let now_ms = Clock::default().now_ms();
     with_store(&config, async |store| {
-        store.write(mark_restored).await?;
+        store.write(move |tx| mark_restored(tx, now_ms)).await?;
         let remove = |tx: &Tx| media::remove_cached(tx, BATCH_FILES);
         while store.write(remove).await? > 0 {}
         Ok(())
     })
 }
 
-fn mark_restored(tx: &Tx) -> Result<(), store::Error> {
+fn mark_restored(tx: &Tx, now_ms: u64) -> Result<(), store::Error> {
     // First: what follows is news to clients and other servers.
-    tx.skip_positions()?;
+    tx.skip_positions(now_ms)?;
     one_time_keys::expire_all(tx)?;
-    key_backup::skip_versions(tx)?;
+    key_backup::skip_versions(tx, now_ms)?;
     remote_devices::mark_all_stale(tx)?;
     device_lists::reannounce_all(tx)
 }
@@ -122,50 +144,58 @@ fn move_aside(data_dir: &Path) -> Result<PathBuf, Error> {
     let now = humantime::format_rfc3339_millis(now).to_string();
     let directory = data_dir.join(format!("before-restore-{}", now.replace(':', "-")));
     make_directory(&directory)?;
-    for name in [backup::DATABASE, "media"] {
-        let target = directory.join(name);
-        match fs::rename(data_dir.join(name), &target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(write_error(&target)(error));
-            }
-            _ => {}
-        }
+    // Synced first: a database without a name is lost.
+    sync(data_dir)?;
+    for name in [backup::DATABASE, MEDIA] {
+        rename_if_there(&data_dir.join(name), &directory.join(name))?;
     }
     sync(&directory)?;
+    sync(data_dir)?;
     Ok(directory)
 }
 
-/// How many files are missing.
+fn rename_if_there(path: &Path, target: &Path) -> Result<(), Error> {
+    match fs::rename(path, target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(target)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies the files of media; how many are missing or damaged, and the first of them.
 fn copy_media(
     backup: &FoundBackup,
     data_dir: &Path,
     progress: &mut impl FnMut(String),
-) -> Result<u64, Error> {
+) -> Result<(u64, Vec<FileId>), Error> {
     let files = media::files_directory(data_dir);
-    let (mut done, mut missing) = (0, 0);
-    let mut failed = Ok(());
-    backup.each_file(|id, size| {
-        let (source, target) = (file_path(&backup.media, &id), file_path(&files, &id));
-        let directory = target.parent().unwrap_or(&files);
-        let is_there = target.metadata().is_ok_and(|file| file.len() == size);
-        if !source.exists() {
+    make_directory(&files)?;
+    let (mut done, mut missing, mut names) = (0, 0, Vec::new());
+    let mut directories = HashSet::new();
+    backup.each_file(|id, _| {
+        if backup.copy_file(id, &files)? {
+            directories.extend(file_path(&files, &id).parent().map(Path::to_owned));
+        } else {
             missing += 1;
-        } else if !is_there && failed.is_ok() {
-            failed = make_directory(directory).and_then(|()| copy(&source, &target));
+            if names.len() < MAX_NAMES {
+                names.push(id);
+            }
         }
         done += 1;
         progress(format!("media ({done} files)"));
         Ok(())
     })?;
-    failed?;
-    Ok(missing)
+    for directory in &directories {
+        sync(directory)?;
+    }
+    sync(&files)?;
+    Ok((missing, names))
 }
 
 /// Copies a file durably, for this user alone. Nothing has the name `target` before it is whole.
 fn copy(source: &Path, target: &Path) -> Result<(), Error> {
     let part = target.with_extension("part");
     let copied = store::create_anew(&part).and_then(|mut file| {
-        io::copy(&mut File::open(source)?, &mut file)?;
+        io::copy(&mut backup::open_file(source)?, &mut file)?;
         file.sync_all()?;
         fs::rename(&part, target)
     });

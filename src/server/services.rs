@@ -307,8 +307,15 @@ async fn check_as_at_night(api: &Api, pause: impl Future<Output = ()>) {
     .await;
 }
 
+/// The directory in the data directory with the new database while one is restored.
+pub(super) const RESTORING: &str = "restoring";
+
 pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
     let directory = &config.data_dir;
+    // A new server of the same name would have other keys.
+    if !Store::exists(directory) && Store::exists(&directory.join(RESTORING)) {
+        return Err(Error::HalfRestored(directory.join(RESTORING)));
+    }
     let created = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -13,8 +13,10 @@ use super::{
 const RESERVED: u64 = 4096;
 const POSITION: &str = "position";
 const EVENT: &str = "event";
-/// More than a server assigns while it exists.
-const POSITIONS_PER_RESTORE: u64 = 1 << 40;
+/// More than a server assigns between a copy and its loss, if the clock is wrong.
+const POSITIONS_PER_RESTORE: u64 = 1 << 32;
+/// More than a server assigns in a millisecond. With today's milliseconds, positions stay below 2^53.
+const POSITIONS_PER_MS: u64 = 1 << 10;
 /// The position at which the database was last restored.
 const RESTORED: &str = "restored";
 
@@ -71,10 +73,14 @@ impl Tx {
         Ok(Position(counters.position))
     }
 
-    /// For a database that was restored: positions continue behind all that were assigned after the copy was made.
-    pub fn skip_positions(&self) -> Result<(), Error> {
+    /// For a database that is restored now: positions continue behind all that were assigned after the copy was
+    /// made, also after it was restored before. So they follow the clock: the copy does not know of that.
+    pub fn skip_positions(&self, now_ms: u64) -> Result<(), Error> {
         let mut counters = self.counters.get();
-        counters.position = counters.position_reserved + POSITIONS_PER_RESTORE;
+        let behind_copy = counters.position_reserved + POSITIONS_PER_RESTORE;
+        // A clock that is centuries ahead.
+        let of_now = now_ms.min((1 << 42) - 1) * POSITIONS_PER_MS;
+        counters.position = behind_copy.max(of_now);
         counters.position_reserved = counters.position;
         let mut table = self.counters()?;
         table.insert(POSITION, counters.position)?;

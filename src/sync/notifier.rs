@@ -130,10 +130,10 @@ impl Notifier {
         })
     }
 
-    /// Whether a token is from before the database was restored. Its client may know changes that the database does
+    /// Whether a token with this position is from before the database was restored. Its client may know changes that the database does
     /// not, so it has to begin anew.
-    pub fn is_before_restore(&self, token: &SyncToken) -> bool {
-        token.position < self.restored
+    pub fn is_before_restore(&self, position: Position) -> bool {
+        position < self.restored
     }
 
     /// Indexes what a commit changed and wakes the syncs of the affected users.

@@ -239,6 +239,7 @@ pub async fn get_events(
     }
     let since = request.from.as_deref().map(str::parse::<SyncToken>);
     let since = since.transpose().map_err(rooms::Error::from)?;
+    let since = since.filter(|since| !api.notifier.is_before_restore(since.position));
     let mut since = since.unwrap_or_else(|| api.notifier.position().token(Position::MIN));
     let start = since.to_string();
     let timeout = Duration::from_millis(request.timeout.unwrap_or_default()).min(MAX_TIMEOUT);

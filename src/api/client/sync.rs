@@ -82,7 +82,7 @@ pub async fn sync(
     };
     let since = request.since.as_deref().map(str::parse::<SyncToken>);
     let since = since.transpose().map_err(rooms::Error::from)?;
-    let since = since.filter(|since| !api.notifier.is_before_restore(since));
+    let since = since.filter(|since| !api.notifier.is_before_restore(since.position));
     let received = since.map(|since| (0, since.position));
     let lazy_loaded = (api.lazy_loaded_members).begin((session.device, None), received);
     let sync_request = Request {

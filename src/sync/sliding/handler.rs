@@ -159,7 +159,8 @@ impl SlidingSyncHandler<'_> {
         let Some(pos) = request.since else {
             return Ok(Some(Arc::default()));
         };
-        if pos.position > self.sync.notifier.position().stored {
+        let notifier = &self.sync.notifier;
+        if pos.position > notifier.position().stored || notifier.is_before_restore(pos.position) {
             return Ok(None);
         }
         let (device, now_ms) = (request.device, self.sync.clock.now_ms());

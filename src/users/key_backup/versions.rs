@@ -12,7 +12,7 @@ use crate::{
 pub(super) const MAX_BACKUPS_PER_USER: usize = 16;
 /// Of all backups of a user. Somebody who is in many rooms for years has some 20,000.
 pub(super) const MAX_KEYS_PER_USER: u32 = 250_000;
-/// More than a user creates between a backup of the server and its end.
+/// More than a user creates between a backup of the server and its end, if the clock is wrong.
 const VERSIONS_PER_RESTORE: u32 = 1000;
 const MAX_INFO_BYTES: usize = 32 * 1024;
 
@@ -41,8 +41,10 @@ pub(super) fn last_version(r: &impl Reader, user: UserNum) -> Result<u32, store:
     Ok(versions.get(user)?.map_or(0, |row| row.value()))
 }
 
-/// For a database that was restored: the versions that were created since are not given to other backups.
-pub fn skip_versions(tx: &Tx) -> Result<(), store::Error> {
+/// For a database that is restored now: the versions that were created since are not given to other backups. They
+/// follow the clock in seconds, as the same copy can be restored again.
+pub fn skip_versions(tx: &Tx, now_ms: u64) -> Result<(), store::Error> {
+    let of_now = u32::try_from(now_ms / 1000).unwrap_or(0);
     let mut table = tx.backup_versions()?;
     let mut last = Vec::new();
     for row in table.all()? {
@@ -50,7 +52,8 @@ pub fn skip_versions(tx: &Tx) -> Result<(), store::Error> {
         last.push((user.value(), version.value()));
     }
     for (user, version) in last {
-        table.insert(user, version.saturating_add(VERSIONS_PER_RESTORE))?;
+        let behind_copy = version.saturating_add(VERSIONS_PER_RESTORE);
+        table.insert(user, behind_copy.max(of_now))?;
     }
     Ok(())
 }

@@ -345,7 +345,8 @@ fn the_newest_backups_are_kept_each_with_its_media_once_for_the_own_user_alone()
 }
 
 #[test]
-fn a_backup_is_verified_and_a_damaged_one_is_named_and_not_restored() {
+fn a_damaged_backup_is_named_and_restored_without_the_damaged_media_but_never_with_a_damaged_database()
+ {
     let owner = Owner::new();
     let server = owner.start();
     let alice = register(server.port, "alice").unwrap();
@@ -378,7 +379,16 @@ fn a_backup_is_verified_and_a_damaged_one_is_named_and_not_restored() {
     // Not through the name that the server has for it.
     fs::remove_file(&file).unwrap();
     fs::write(&file, &content[1..]).unwrap();
-    refuse("its content has changed");
+    let error = owner.fails(&["backup", "--verify", directory]);
+    assert!(error.contains("its content has changed"), "{error}");
+    assert!(error.contains(file.to_str().unwrap()), "{error}");
+    let without_media = Owner::new();
+    write_settings(&without_media);
+    let printed = without_media.run(&["restore", directory]);
+    assert!(
+        printed.contains("1 files that people uploaded are missing"),
+        "{printed}"
+    );
     fs::write(&file, &content).unwrap();
     owner.run(&["backup", "--verify", directory]);
 
@@ -431,6 +441,17 @@ fn restore_moves_data_aside_only_when_told_and_never_those_of_a_running_server()
     assert!(printed.contains(&aside), "{printed}");
     assert!(data.join(&aside).join("hearth.redb").exists());
 
+    // As if it was killed before the new database had its place.
+    fs::create_dir(data.join("restoring")).unwrap();
+    let database = data.join("hearth.redb");
+    fs::rename(&database, data.join("restoring/hearth.redb")).unwrap();
+    let refused = owner.output(&["serve"], "");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(!database.exists());
+    owner.run(&restore);
+    assert_eq!(users(&owner), 1);
+    assert!(!data.join("restoring").exists());
+
     let other = Owner::new();
     let settings = format!("server_name = \"other.example\"\ndata_dir = {data:?}\n");
     fs::write(other.path().join("hearth.toml"), settings).unwrap();
@@ -439,6 +460,40 @@ fn restore_moves_data_aside_only_when_told_and_never_those_of_a_running_server()
         error.contains("of localhost") && error.contains("for other.example"),
         "{error}"
     );
+}
+
+#[test]
+fn clients_begin_anew_after_the_same_backup_is_restored_again() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let alice = register(server.port, "alice").unwrap();
+    let room = create_public_room(&mut client(server.port, &alice)).unwrap();
+    back_up(&owner, &[]);
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    let directory = backups(&owner);
+    let restore = ["restore", directory.to_str().unwrap(), "--force"];
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    owner.run(&restore);
+    let server = owner.start();
+    let mut of_alice = client(server.port, &alice);
+    send_text(&mut of_alice, &room, "lost", "lost").unwrap();
+    let lost = sync(&mut of_alice, None)["next_batch"].clone();
+    let response: Value = of_alice.json("POST", sliding, Some(&json!({}))).unwrap();
+    let pos = response["pos"].as_str().unwrap();
+    assert!(server.stop(Signal::TERM).unwrap().success());
+
+    owner.run(&restore);
+    let server = owner.start();
+    let mut of_alice = client(server.port, &alice);
+    let synced = sync(&mut of_alice, lost.as_str());
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    assert_eq!(timeline[0]["type"], "m.room.create", "{synced}");
+    let path = format!("{sliding}?pos={pos}");
+    let response = of_alice.request("POST", &path, Some(&json!({}))).unwrap();
+    assert_eq!(response.status, 400);
+    let error: Value = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!(error["errcode"], "M_UNKNOWN_POS", "{error}");
+    assert!(server.stop(Signal::TERM).unwrap().success());
 }
 
 #[test]
