@@ -6,7 +6,10 @@ use ruma::http_headers::{ContentDisposition, ContentDispositionType};
 use smol::{Timer, future};
 
 use super::{Api, Download, Error};
-use crate::media::{self, StoredMedia};
+use crate::{
+    media::{self, StoredMedia},
+    store::hex,
+};
 
 /// How long a download waits for a pending upload, at most.
 const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(60);
@@ -81,10 +84,7 @@ pub(super) async fn download_as(
         file,
         disposition: disposition(&content_type).with_filename(name),
         content_type,
-        tag: media.hash[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        tag: hex(&media.hash[..16]),
     })
 }
 

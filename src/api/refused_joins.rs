@@ -47,6 +47,11 @@ impl RefusedJoins {
             .insert_for_holder(key, refused, KEPT_FOR, |refused| refused.user);
     }
 
+    /// To be called when the user has joined.
+    pub(super) fn forget(&self, user: UserNum, room: &str) {
+        self.cache.remove(&(user, room.to_owned()));
+    }
+
     /// The last one.
     pub(super) fn last(&self, user: UserNum, room: &str) -> Option<RefusedJoin> {
         self.cache.get(&(user, room.to_owned()))

@@ -256,12 +256,12 @@ mod tests {
     fn a_directory_with_other_files_or_of_another_server_is_not_touched() {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
-        fs::write(path.join("letter.txt"), "dear").unwrap();
+        fs::write(path.join("photo.jpg"), "dear").unwrap();
         let claim = |name| Directory::claim(path, name);
         let error = claim(server_name!("a.example")).unwrap_err();
         assert!(matches!(error, Error::NotOurs(_)), "{error}");
         assert_eq!(fs::read_dir(path).unwrap().count(), 1);
-        fs::remove_file(path.join("letter.txt")).unwrap();
+        fs::remove_file(path.join("photo.jpg")).unwrap();
         fs::create_dir(path.join("lost+found")).unwrap();
         claim(server_name!("a.example")).unwrap();
         claim(server_name!("a.example")).unwrap();

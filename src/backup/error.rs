@@ -31,7 +31,7 @@ pub enum Error {
     #[error("{} has no backup", .0.display())]
     NoBackup(PathBuf),
     #[error(
-        "the disk of {} has too little space for another backup: {} are free. Make room there, or keep fewer \
+        "the disk of {} has too little space for another backup: {} are free. Free some space there, or keep fewer \
          backups (`--keep`)",
         path.display(),
         Size::from(*free)

@@ -45,9 +45,7 @@ impl<R: Send + Sync + 'static> Maker<R> {
         let (started_ts, manifest) = match made {
             Ok(made) => made,
             Err(error) => {
-                let directory = self.directory.clone();
-                let removed = self.on_pool(move || directory.remove_unfinished()).await;
-                if let Err(error) = removed {
+                if let Err(error) = self.remove_unfinished().await {
                     log::debug!(
                         "what there is of a failed backup stays until the next one: {error}"
                     );
@@ -64,6 +62,27 @@ impl<R: Send + Sync + 'static> Maker<R> {
                 Ok(name)
             })
             .await?;
+        self.prune_media().await?;
+        Ok(Summary {
+            path: self.directory.backup(&name).display().to_string(),
+            started_ts,
+            finished_ts: manifest.finished_ts,
+            database_bytes: manifest.database_bytes,
+            media_files: manifest.media.files,
+            media_bytes: manifest.media.bytes,
+            missing_media: manifest.media.missing,
+        })
+    }
+
+    /// The files that were copied for it go too: if each backup fails as the disk is full, they would fill it.
+    async fn remove_unfinished(&self) -> Result<(), Error> {
+        let directory = self.directory.clone();
+        self.on_pool(move || directory.remove_unfinished()).await?;
+        self.prune_media().await
+    }
+
+    /// Removes the files of media that no backup has.
+    async fn prune_media(&self) -> Result<(), Error> {
         let directory = self.directory.clone();
         let mut pruning = self.on_pool(move || Pruning::begin(&directory)).await?;
         loop {
@@ -75,18 +94,9 @@ impl<R: Send + Sync + 'static> Maker<R> {
                 .await?;
             pruning = rest;
             if !more {
-                break;
+                return Ok(());
             }
         }
-        Ok(Summary {
-            path: self.directory.backup(&name).display().to_string(),
-            started_ts,
-            finished_ts: manifest.finished_ts,
-            database_bytes: manifest.database_bytes,
-            media_files: manifest.media.files,
-            media_bytes: manifest.media.bytes,
-            missing_media: manifest.media.missing,
-        })
     }
 
     /// Steps 1 to 4.
@@ -101,7 +111,7 @@ impl<R: Send + Sync + 'static> Maker<R> {
         let (settings, clock) = (self.config.file.clone(), self.clock.clone());
         let server_name = self.config.server_name.to_string();
         self.on_pool(move || {
-            // Whoever may not read the settings any more has read them at the start.
+            // They are left out if they cannot be read any more.
             let settings = settings.and_then(|file| read_settings(&file).ok());
             if let Some((text, _)) = &settings {
                 write_file(&unfinished.join(CONFIG), text)?;
@@ -194,15 +204,22 @@ impl<R: Send + Sync + 'static> Maker<R> {
                 break list.sum.missing;
             };
             after = Some(*last);
+            let mut copied = Vec::new();
             for (id, size) in files {
                 if self.copy_file(id, size).await? {
                     first_bytes.insert(id[0]);
-                    list.add(&id, size).map_err(Error::disk(unfinished))?;
+                    copied.push((id, size));
                 } else if self.store.read(|s| media::is_known(s, id))? {
                     list.sum.missing += 1;
                 }
                 done += 1;
             }
+            let path = unfinished.to_owned();
+            let add = move || {
+                let added = copied.iter().try_for_each(|(id, size)| list.add(id, *size));
+                added.map(|()| list).map_err(Error::disk(&path))
+            };
+            list = self.on_pool(add).await?;
             self.progress.set_step(format!("media ({done} files)"));
         };
         if missing > 0 {

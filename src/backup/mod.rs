@@ -1,8 +1,8 @@
 //! Backups: copies of everything that cannot be had again, in a [directory] of their own.
 //!
 //! - The database as of one moment (`store::Copier`), the files of media that people here uploaded, and the settings.
-//! - A backup is there whole or not at all. It is checked before it counts as one, and can be [verified](verify)
-//!   later. The newest few are kept.
+//! - A backup is there whole or not at all. Its database is read again before it counts as one; media are checked
+//!   when they are copied, and all can be [verified](verify) later. The newest few are kept.
 //! - [`Backups`] makes them while the server works: everything runs in slices on the pool, one backup at a time.
 //! - Media of other servers, and thumbnails, are not in them. Restoring (`server/restore.rs`) removes their rows, so
 //!   that they are fetched or made again.
@@ -18,9 +18,10 @@ mod verification;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use smol::future;
+use smol::{Timer, future};
 
 use self::{directory::Directory, making::Maker};
 pub use self::{
@@ -42,6 +43,8 @@ use crate::{
 
 /// How many backups are kept unless somebody says otherwise.
 const DEFAULT_KEEP: usize = 7;
+/// How long what is done each night after the backup waits for it: its disk may hang.
+const MAX_NIGHTLY_WAIT: Duration = Duration::from_hours(6);
 
 /// How a backup ended.
 pub type Outcome = Result<Summary, Error>;
@@ -126,7 +129,15 @@ impl Backups {
             return;
         }
         match self.start(None, None) {
-            Ok((_, progress)) => progress.finished().await,
+            Ok((_, progress)) => {
+                let too_long = async {
+                    Timer::after(MAX_NIGHTLY_WAIT).await;
+                    log::warn!(
+                        "the backup of this night is not done after {MAX_NIGHTLY_WAIT:?}; it goes on"
+                    );
+                };
+                future::or(progress.finished(), too_long).await;
+            }
             Err(error) => log::warn!("there is no backup of this night: {error}"),
         }
     }

@@ -21,10 +21,13 @@ mod reach;
 mod visit;
 mod well_known;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, ServerName};
-use smol::future::zip;
+use smol::{
+    Timer,
+    future::{or, zip},
+};
 
 use self::{
     certificate::Origin,
@@ -52,6 +55,9 @@ use crate::{
     runs::{Progress, Runs},
     store::{Space, Store},
 };
+
+/// How long a disk may take to say which one it is.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Checks the set-up.
 pub struct Doctor {
@@ -147,9 +153,15 @@ impl Doctor {
             let directory = directory.clone();
             move || directory.is_some_and(|it| backups::is_same_disk(&it, &data_dir))
         };
-        let is_same_disk = self.parts.pool.run(Kind::File, compare).await;
+        let compared = self.parts.pool.run(Kind::File, compare);
+        let compared = async { compared.await.unwrap_or(false) };
+        // The disk may hang.
+        let too_long = async {
+            Timer::after(DISK_TIMEOUT).await;
+            false
+        };
+        let is_same_disk = or(compared, too_long).await;
         let now = self.parts.clock.now_ms();
-        let is_same_disk = is_same_disk.unwrap_or(false);
         backups::check(directory.as_deref(), &record, is_same_disk, now)
     }
 

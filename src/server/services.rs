@@ -47,6 +47,9 @@ use crate::{
 /// What a rate limit bucket takes.
 const BUCKET_BYTES: usize = 64;
 
+/// The directory in the data directory with the new database while one is restored.
+pub(super) const RESTORING: &str = "restoring";
+
 /// What works behind the listeners.
 pub(super) struct Services {
     pub(super) api: Api,
@@ -306,9 +309,6 @@ async fn check_as_at_night(api: &Api, pause: impl Future<Output = ()>) {
     )
     .await;
 }
-
-/// The directory in the data directory with the new database while one is restored.
-pub(super) const RESTORING: &str = "restoring";
 
 pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
     let directory = &config.data_dir;

@@ -130,8 +130,8 @@ impl Notifier {
         })
     }
 
-    /// Whether a token with this position is from before the database was restored. Its client may know changes that the database does
-    /// not, so it has to begin anew.
+    /// Whether a token with this position is from before the database was restored. Its client may know changes
+    /// that the database does not, so it has to begin anew.
     pub fn is_before_restore(&self, position: Position) -> bool {
         position < self.restored
     }

@@ -75,10 +75,15 @@ pub fn candidates(
     range: SyncRange,
 ) -> Result<Vec<Candidate>, Error> {
     let mut candidates = Vec::new();
-    let mut add = |room: RoomNum, id: &OwnedRoomId, member: MemberRow| -> Result<(), Error> {
-        if let Some(section) = section_of(request, range, &member)
-            && wants_room(&request.filter.room, id)
-        {
+    let mut add = |room, member: MemberRow, deleted: Option<LeftRoom>| -> Result<(), Error> {
+        let Some(section) = section_of(request, range, &member) else {
+            return Ok(());
+        };
+        let id = match deleted {
+            Some(left) => left.id,
+            None => room::id(r, room)?,
+        };
+        if wants_room(&request.filter.room, &id) {
             candidates.push(Candidate {
                 section,
                 room,
@@ -98,15 +103,15 @@ pub fn candidates(
             rooms.remove(&account_data::GLOBAL);
             for room in rooms {
                 if let Some(member) = membership(r, request.user, room)? {
-                    add(room, &room::id(r, room)?, member)?;
+                    add(room, member, None)?;
                 } else if let Some(left) = left_rooms::load(r, request.user, room)? {
-                    add(room, &left.id, membership_in(&left))?;
+                    add(room, membership_in(&left), Some(left))?;
                 }
             }
         }
         _ => {
             for (room, member) in memberships(r, request.user)? {
-                add(room, &room::id(r, room)?, member)?;
+                add(room, member, None)?;
             }
             // A client that syncs for the first time has none of them.
             let left = match range.since {
@@ -115,7 +120,7 @@ pub fn candidates(
             };
             for room in left {
                 if let Some(left) = left_rooms::load(r, request.user, room)? {
-                    add(room, &left.id, membership_in(&left))?;
+                    add(room, membership_in(&left), Some(left))?;
                 }
             }
         }

@@ -74,9 +74,17 @@ fn a_join_that_was_refused_here_or_by_another_server_has_its_reason() {
         403,
         "M_FORBIDDEN",
     );
-    let story = why(&server, "join", join);
+    let story = why(&server, "join", join.clone());
     says(&story, "The last try failed 0s ago: ");
     says(&story, "invited");
+    let invite = json!({ "user_id": bob.user_id });
+    expect_ok(alice.post(&room_path(&room, "invite"), invite));
+    expect_ok(bob.post(&room_path(&room, "join"), json!({})));
+    let after = why(&server, "join", join);
+    assert!(
+        !after.iter().any(|sentence| sentence.contains("last try")),
+        "{after:?}"
+    );
 
     let [here, there] = TestServer::federating();
     let (carol, dave) = (here.register("carol"), there.register("dave"));

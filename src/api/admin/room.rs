@@ -143,7 +143,7 @@ pub async fn delete(api: Api, Delete { room, block }: Delete) -> Result<Value, E
             blocked_rooms::block(tx, &deleted, now_ms)?;
         }
         match rooms::room::num(tx, &deleted) {
-            Ok(num) => pending::start(tx, &deleted, num, now_ms),
+            Ok(num) => pending::start(tx, &deleted, num),
             // It is being deleted already.
             Err(rooms::Error::UnknownRoom) => Ok(()),
             Err(error) => Err(error),

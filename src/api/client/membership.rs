@@ -64,11 +64,13 @@ fn remember_refusal<T, const N: usize>(
     names: [&str; N],
     result: Result<T, Error>,
 ) -> Result<T, Error> {
-    result.inspect_err(|error| {
-        for name in names {
-            api.refused_joins.add(session.user, name, error);
+    for name in names {
+        match &result {
+            Ok(_) => api.refused_joins.forget(session.user, name),
+            Err(error) => api.refused_joins.add(session.user, name, error),
         }
-    })
+    }
+    result
 }
 
 /// The id of a room and servers through which it can be joined.

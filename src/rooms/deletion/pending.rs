@@ -46,7 +46,7 @@ pub(super) fn all(r: &impl Reader) -> Result<Vec<(OwnedRoomId, RoomDeletion)>, E
 ///
 /// # Errors
 /// [`Error::Invalid`] if too many are.
-pub fn start(tx: &Tx, id: &RoomId, room: RoomNum, now_ms: u64) -> Result<(), Error> {
+pub fn start(tx: &Tx, id: &RoomId, room: RoomNum) -> Result<(), Error> {
     let mut deletions = tx.room_deletions()?;
     if deletions.has(id.as_str())? {
         return Ok(());
@@ -58,7 +58,6 @@ pub fn start(tx: &Tx, id: &RoomId, room: RoomNum, now_ms: u64) -> Result<(), Err
     }
     let deletion = RoomDeletion {
         room,
-        started_ts: now_ms,
         phase: DeletionPhase::Leave,
         left: 0,
         events: 0,

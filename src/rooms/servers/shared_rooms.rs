@@ -136,8 +136,8 @@ pub fn mutual_rooms(r: &impl Reader, one: UserNum, other: &UserId) -> Result<Vec
 }
 
 /// Which rooms the local user `one` shares with `other`. A room to which `one` is only invited counts as open, as
-/// anybody can invite. Only the newest [`MAX_SHARED_ROOMS`] count: who shares
-/// more open rooms that are newer than the first closed one counts as sharing only open rooms.
+/// anybody can invite. Only the newest [`MAX_SHARED_ROOMS`] count: who shares more open rooms that are newer than
+/// the first closed one counts as sharing only open rooms.
 pub fn shared_with(r: &impl Reader, one: UserNum, other: &UserId) -> Result<SharedRooms, Error> {
     let (local, server) = (num_of(r, other)?, in_room::num(r, other.server_name())?);
     // Not whether they are joined: that costs reading an event.

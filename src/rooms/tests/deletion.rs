@@ -429,7 +429,7 @@ fn fill(world: &World<'_>) -> Result<(), Error> {
 }
 
 fn delete(tx: &Tx) -> Result<(), Error> {
-    pending::start(tx, &id(ROOM), room::num(tx, &id(ROOM))?, 0)
+    pending::start(tx, &id(ROOM), room::num(tx, &id(ROOM))?)
 }
 
 /// Runs `job` in the world.

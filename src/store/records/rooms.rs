@@ -165,8 +165,6 @@ record! {
     /// A room that is being deleted.
     RoomDeletion {
         room: RoomNum,
-        /// When the owner asked for it, in milliseconds since the epoch.
-        started_ts: u64,
         phase: DeletionPhase,
         /// How many local users have left it for that.
         left: u32,

@@ -112,7 +112,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::users::testing::with_server;
+    use crate::{store::hex, users::testing::with_server};
 
     const NETWORK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -130,8 +130,7 @@ mod tests {
     fn sign(secret: &str, message: &str) -> String {
         let mut hmac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap();
         hmac.update(message.as_bytes());
-        let bytes = hmac.finalize().into_bytes();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hmac.finalize().into_bytes())
     }
 
     #[test]
